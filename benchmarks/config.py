@@ -1,0 +1,360 @@
+"""What a benchmark's YAML may say, and the trials that follow from it."""
+
+import difflib
+import hashlib
+import inspect
+import json
+import re
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from lightning_modules import Algorithm, find_algorithms
+
+FOLDER = Path(__file__).parent
+ROOT = FOLDER.parent
+
+
+class ConfigError(ValueError):
+    """A benchmark asks for something that does not exist or does not fit; the message says where."""
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A class named as `module:Class`, and the arguments to build it with."""
+
+    name: str
+    arguments: dict[str, Any]
+
+    @property
+    def cls(self) -> Any:
+        """Raises `ConfigError` where there is no such class."""
+        module, _, name = self.name.partition(":")
+        try:
+            return getattr(import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"class {self.name!r} cannot be loaded: {error}") from error
+
+    def build(self, **more: Any) -> Any:
+        return self.cls(**self.arguments, **more)
+
+
+@dataclass(frozen=True)
+class Target:
+    """The validation loss at which a trial counts as having reached its target."""
+
+    loss: float
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much a trial may train; whichever limit comes first ends it.
+
+    Args:
+        examples: training examples, over all workers.
+        epochs: passes over the training set.
+        evaluations: how often it is evaluated on the way, evenly spaced.
+    """
+
+    examples: int = 1_000_000
+    epochs: float = 5
+    evaluations: int = 20
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The sizes to run at.
+
+    Args:
+        workers: numbers of ranks.
+        batch_size: examples a step, of each worker (weak) or of all together (strong).
+        scaling: whether more workers take larger steps (weak) or share one of the same size (strong).
+        zero_stage: the stage of ZeRO inside a replica, 0 to 3.
+        threads: threads of a rank on the CPU.
+        accelerator: `auto` takes the GPUs where there are any.
+    """
+
+    workers: list[int]
+    batch_size: int = 256
+    scaling: Literal["weak", "strong"] = "weak"
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    threads: int = 1
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Data, model, target and budget: what every algorithm is given alike."""
+
+    name: str
+    data: Plugin
+    task: Plugin
+    target: Target
+    budget: Budget
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training run, complete: whoever has this can run it again.
+
+    Attributes:
+        label: the algorithm's name in the benchmark, which may hold one algorithm twice with other
+            hyper-parameters.
+        batch_size: examples a rank takes at each step.
+    """
+
+    benchmark: str
+    workload: Workload
+    label: str
+    algorithm: str
+    hyper_parameters: dict[str, Any]
+    workers: int
+    batch_size: int
+    zero_stage: int
+    threads: int
+    accelerator: str
+    seed: int
+
+    @property
+    def algorithm_class(self) -> type[Algorithm]:
+        return find_algorithms()[self.algorithm]
+
+    def identity(self, **facts: Any) -> str:
+        """16 hex digits that stand for this trial under the given facts (code, data, hardware)."""
+        text = json.dumps([asdict(self), facts], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A workload, the algorithms to compare on it, the scales and the seeds."""
+
+    name: str
+    workload: Workload
+    algorithms: dict[str, dict[str, Any]]
+    scale: Scale
+    seeds: list[int]
+
+    def trials(self) -> list[Trial]:
+        """All trials, seed by seed, so that an interrupted benchmark has whole comparisons.
+
+        Raises:
+            ConfigError: an algorithm does not run on a number of workers asked for, or a batch of
+                that size cannot be divided among them.
+        """
+        return [
+            self._trial(label, workers, seed)
+            for seed in self.seeds
+            for label, entry in self.algorithms.items()
+            for workers in entry["workers"] or self.scale.workers
+        ]
+
+    def _trial(self, label: str, workers: int, seed: int) -> Trial:
+        entry = dict(self.algorithms[label])
+        algorithm = entry.pop("algorithm")
+        del entry["workers"]
+        batch_size, left = self.scale.batch_size, 0
+        if self.scale.scaling == "strong":
+            batch_size, left = divmod(batch_size, workers)
+        if left or batch_size < 1:
+            raise ConfigError(
+                f"scale.batch_size: {self.scale.batch_size} examples cannot be divided among"
+                f" {workers} workers (scale.scaling is strong)"
+            )
+        try:
+            find_algorithms()[algorithm].layout(workers, **entry)
+        except ValueError as error:
+            raise ConfigError(f"algorithms.{label}.workers: {error}") from error
+        return Trial(
+            benchmark=self.name,
+            workload=self.workload,
+            label=label,
+            algorithm=algorithm,
+            hyper_parameters=entry,
+            workers=workers,
+            batch_size=batch_size,
+            zero_stage=self.scale.zero_stage,
+            threads=self.scale.threads,
+            accelerator=self.scale.accelerator,
+            seed=seed,
+        )
+
+
+def shipped() -> dict[str, Path]:
+    """The benchmarks in this folder, by name."""
+    return {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
+
+
+def find_benchmark(name: str) -> Path:
+    """The file of a benchmark given by name or by path.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path = shipped().get(name, Path(name))
+    if not path.is_file():
+        hint = _nearest(name, list(shipped()))
+        raise ConfigError(f"no benchmark {name!r}{hint}; `list` shows them all")
+    return path
+
+
+def load_benchmark(name: str, overrides: list[str]) -> Benchmark:
+    """Reads a benchmark and applies what the command line overrides.
+
+    Args:
+        name: of a shipped benchmark, or a path to a YAML file.
+        overrides: `--scale.workers=[1,2]` and the like, any field of the file.
+
+    Raises:
+        ConfigError: in one line, which key of which file is wrong and what it could be instead.
+    """
+    path = find_benchmark(name)
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: a benchmark is a mapping, see `benchmarks/criteo.yaml`")
+    parser, plugins = _parser(path, raw)
+    _refuse_unknown(path, raw, parser)
+    try:
+        namespace = parser.parse_object(raw, defaults=True)
+        namespace = parser.parse_args(overrides, namespace=namespace)
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise ConfigError(_readable(path, str(error), parser)) from error
+    return _benchmark(path, namespace.as_dict(), plugins)
+
+
+def _parser(path: Path, raw: dict[str, Any]) -> tuple[ArgumentParser, dict[str, str]]:
+    """A parser of every field that this benchmark may have, by the classes that it names."""
+    plugins: dict[str, str] = {}
+
+    def plugin(section: Any, key: str, place: str) -> type:
+        name = section.pop(key, None) if isinstance(section, dict) else None
+        if not isinstance(name, str):
+            raise ConfigError(f"{path}: {place}.{key} is missing, a class as `module:Class`")
+        plugins[place] = name
+        return Plugin(name, {}).cls
+
+    workload = raw.get("workload")
+    if not isinstance(workload, dict):
+        raise ConfigError(f"{path}: workload is missing")
+    data = plugin(workload.get("data"), "class", "workload.data")
+    task = plugin(workload.get("task"), "class", "workload.task")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--name", type=str, default=path.stem)
+    parser.add_argument("--workload.name", type=str, default=path.stem)
+    parser.add_class_arguments(data, "workload.data")
+    given = set(getattr(data, "provides", ()))
+    parser.add_class_arguments(task, "workload.task", skip=given)
+    parser.add_class_arguments(Target, "workload.target")
+    parser.add_class_arguments(Budget, "workload.budget")
+    parser.add_class_arguments(Scale, "scale")
+    parser.add_argument("--seeds", type=list[int], default=[0])
+    known = find_algorithms()
+    for label, entry in (raw.get("algorithms") or {}).items():
+        entry = raw["algorithms"][label] = dict(entry or {})
+        plugins[f"algorithms.{label}"] = algorithm = entry.pop("algorithm", label)
+        if algorithm not in known:
+            raise ConfigError(
+                f"{path}: no algorithm {algorithm!r}{_nearest(algorithm, list(known))};"
+                f" there are {', '.join(known)}"
+            )
+        parser.add_class_arguments(known[algorithm], f"algorithms.{label}", skip={"task"})
+        parser.add_argument(f"--algorithms.{label}.workers", type=list[int] | None, default=None)
+    return parser, plugins
+
+
+def _benchmark(path: Path, values: dict[str, Any], plugins: dict[str, str]) -> Benchmark:
+    workload = values["workload"]
+    algorithms = {
+        label: {"algorithm": plugins[f"algorithms.{label}"], **entry}
+        for label, entry in values.get("algorithms", {}).items()
+    }
+    if not algorithms:
+        raise ConfigError(f"{path}: algorithms is missing; there are {', '.join(find_algorithms())}")
+    benchmark = Benchmark(
+        name=values["name"],
+        workload=Workload(
+            name=workload["name"],
+            data=Plugin(plugins["workload.data"], workload["data"]),
+            task=Plugin(plugins["workload.task"], workload["task"]),
+            target=Target(**workload["target"]),
+            budget=Budget(**workload["budget"]),
+        ),
+        algorithms=algorithms,
+        scale=Scale(**values["scale"]),
+        seeds=values["seeds"],
+    )
+    _check_positive(path, benchmark)
+    return benchmark
+
+
+def _check_positive(path: Path, benchmark: Benchmark) -> None:
+    budget, scale = benchmark.workload.budget, benchmark.scale
+    quantities = {
+        "workload.budget.examples": budget.examples,
+        "workload.budget.epochs": budget.epochs,
+        "workload.budget.evaluations": budget.evaluations,
+        "scale.batch_size": scale.batch_size,
+        "scale.threads": scale.threads,
+        "scale.workers": min(scale.workers, default=0),
+        "seeds (how many)": len(benchmark.seeds),
+    }
+    for field, value in quantities.items():
+        if not value > 0:
+            raise ConfigError(f"{path}: {field} must be positive, not {value}")
+
+
+def _fields(parser: ArgumentParser) -> list[str]:
+    return [a.dest for a in parser._actions if a.dest != "help"]
+
+
+def _refuse_unknown(path: Path, raw: dict[str, Any], parser: ArgumentParser) -> None:
+    fields = _fields(parser)
+    groups = {field.rsplit(".", i)[0] for field in fields for i in range(1, field.count(".") + 1)}
+
+    def walk(section: dict[str, Any], prefix: str) -> None:
+        for key, value in section.items():
+            place = f"{prefix}{key}"
+            if place in groups and isinstance(value, dict):
+                walk(value, f"{place}.")
+            elif place not in fields and place not in groups:
+                siblings = {
+                    name[len(prefix) :].split(".")[0]
+                    for name in [*fields, *groups]
+                    if name.startswith(prefix)
+                }
+                raise ConfigError(f"{path}: unknown key {place!r}{_nearest(key, siblings)}")
+
+    walk(raw, "")
+
+
+def _readable(path: Path, message: str, parser: ArgumentParser) -> str:
+    """jsonargparse's message in one line, with the nearest option where one is unknown."""
+    unknown = re.search(r"unrecognized arguments: --([\w.]+)", message)
+    if unknown:
+        return f"unknown option --{unknown[1]}{_nearest(unknown[1], _fields(parser), '--')}"
+    return f"{path}: {' '.join(message.split())}"
+
+
+def _nearest(name: str, names: Any, prefix: str = "") -> str:
+    close = difflib.get_close_matches(str(name), sorted(names), n=1, cutoff=0.5)
+    return f"; did you mean {prefix + close[0]!r}?" if close else ""
+
+
+@cache
+def code_hash() -> str:
+    """16 hex digits over the sources that decide a trial's figures: the data, the algorithms, the trial."""
+    digest = hashlib.sha256()
+    sources = [*ROOT.glob("lightning_modules/**/*.py"), *ROOT.glob("datasets/**/*.py")]
+    for path in [*sorted(sources), FOLDER / "trial.py"]:
+        digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+

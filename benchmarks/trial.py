@@ -1,0 +1,209 @@
+"""What one rank of a trial does: build data, model and algorithm, train, and report."""
+
+import hashlib
+import logging
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from torch.utils.data import DataLoader, SequentialSampler
+
+from benchmarks.config import Trial
+from datasets.partition import BatchStream
+from lightning_modules.backend.algorithm import Algorithm
+from lightning_modules.backend.clock import Clock
+from lightning_modules.backend.ledger import Ledger
+from lightning_modules.backend.strategy import DeepSpeedBackend
+
+EVALUATION_BATCH = 8192
+Report = Callable[[str, Any], None]
+
+
+class Diverged(RuntimeError):
+    """The training loss is no longer a number."""
+
+
+def stream(seed: int, name: str) -> int:
+    """The seed of the random stream `name`: data order, initialisation and so on each have their own."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:4], "little")
+
+
+def schedule(trial: Trial, rows: int) -> tuple[int, int]:
+    """The steps of a trial over `rows` training examples and the steps between two evaluations."""
+    budget = trial.workload.budget
+    examples = min(budget.examples, budget.epochs * rows)
+    between = examples / budget.evaluations / (trial.batch_size * trial.workers)
+    every = max(1, round(between))
+    return every * budget.evaluations, every
+
+
+class Meter(Callback):
+    """Keeps the clock and the ledger's phase, and reports the curve."""
+
+    def __init__(self, clock: Clock, ledger: Ledger, examples_per_step: int, report: Report) -> None:
+        self.clock, self.ledger, self.report = clock, ledger, report
+        self.examples_per_step = examples_per_step
+        self.loss_sum, self.steps = torch.zeros((), device=clock.device), 0
+        self.reported = 0.0
+        self.weights_sha256 = ""
+
+    def on_train_start(self, trainer: Trainer, algorithm: LightningModule) -> None:
+        self._start(trainer)
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.clock.enter("train")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, algorithm: LightningModule, outputs: Any, *_: Any
+    ) -> None:
+        self.loss_sum += outputs["loss"]
+        self.steps += 1
+        if time.monotonic() - self.reported > 0.25:
+            self.reported = time.monotonic()
+            loss = outputs["loss"].item()
+            if not math.isfinite(loss):
+                raise Diverged(f"the training loss is {loss} at step {trainer.global_step}")
+            self.report("progress", {"step": trainer.global_step, "train_loss": loss})
+        self.clock.enter("data")
+
+    def on_validation_start(self, trainer: Trainer, algorithm: LightningModule) -> None:
+        self.clock.stop()
+        self.ledger.phase = "evaluation"
+
+    def on_validation_end(self, trainer: Trainer, algorithm: LightningModule) -> None:
+        messages, wire = self.ledger.sent("train", "exchange")
+        seconds, cpu_seconds = self._over_ranks(
+            torch.distributed.ReduceOp.MAX, self.clock.total, self.clock.cpu_seconds
+        )
+        loss, messages, wire = self._over_ranks(
+            torch.distributed.ReduceOp.SUM, self.loss_sum.item() / max(self.steps, 1), messages, wire
+        )
+        ranks = trainer.world_size
+        if not math.isfinite(loss):
+            raise Diverged(f"the training loss is {loss} at step {trainer.global_step}")
+        self.report(
+            "point",
+            {
+                "step": trainer.global_step,
+                "examples": trainer.global_step * self.examples_per_step,
+                "train_seconds": seconds,
+                "cpu_seconds": cpu_seconds,
+                "bytes_sent_per_worker": wire / ranks,
+                "messages_per_worker": messages / ranks,
+                "train_loss": loss / ranks,
+                **{name: value.item() for name, value in trainer.callback_metrics.items()},
+            },
+        )
+        self.loss_sum.zero_()
+        self.steps = 0
+        self._start(trainer)
+
+    def on_train_end(self, trainer: Trainer, algorithm: LightningModule) -> None:
+        self.clock.stop()
+        self.ledger.phase = "end"
+        assert isinstance(trainer.strategy, DeepSpeedBackend)
+        digest = hashlib.sha256()
+        with trainer.strategy.full_parameters() as parameters:
+            for parameter in parameters:
+                digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+        self.weights_sha256 = digest.hexdigest()
+
+    def _start(self, trainer: Trainer) -> None:
+        trainer.strategy.barrier()
+        self.ledger.phase = "train"
+        self.clock.enter("data")
+
+    def _over_ranks(self, operation: Any, *values: float) -> list[float]:
+        # Straight through torch, not through DeepSpeed: measuring is not the algorithm's traffic.
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.clock.device)
+        torch.distributed.all_reduce(tensor, operation)
+        return tensor.tolist()
+
+
+def loaders(
+    data: LightningDataModule, trial: Trial, rank: int
+) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    """The training stream of one rank, and its part of the validation rows."""
+    training, validation = data.train_dataloader(), data.val_dataloader()
+    batches = BatchStream(
+        len(training.dataset), trial.batch_size, rank, trial.workers, stream(trial.seed, "order")
+    )
+    rows = np.array_split(np.arange(len(validation.dataset)), trial.workers)[rank]
+    parts = np.array_split(rows, math.ceil(len(rows) / EVALUATION_BATCH))
+    return (
+        DataLoader(training.dataset, batch_sampler=batches, collate_fn=training.collate_fn),
+        DataLoader(validation.dataset, batch_sampler=parts, collate_fn=validation.collate_fn),
+    )
+
+
+def build(trial: Trial, rank: int) -> tuple[LightningDataModule, Algorithm]:
+    """The data and the algorithm of a trial, the same on every rank but for its random streams."""
+    data = trial.workload.data.build()
+    data.setup("fit")
+    torch.manual_seed(stream(trial.seed, "initialisation"))
+    task = trial.workload.task.build(**{name: getattr(data, name) for name in data.provides})
+    algorithm = trial.algorithm_class(task, **trial.hyper_parameters)
+    torch.manual_seed(stream(trial.seed, f"rank {rank}"))
+    return data, algorithm
+
+
+def run_rank(trial: Trial, report: Report) -> dict[str, Any]:
+    """Trains `trial` as one of its ranks and returns the figures of this rank.
+
+    Which rank it is stands in the environment, as torchrun and the fork server leave it.
+
+    Raises:
+        Diverged: the training loss is not finite.
+    """
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    torch.set_num_threads(trial.threads)
+    rank = int(os.environ["RANK"])
+    data, algorithm = build(trial, rank)
+    training, validation = loaders(data, trial, rank)
+    layout = trial.algorithm_class.layout(trial.workers, **trial.hyper_parameters)
+    steps, every = schedule(trial, len(training.dataset))
+    ledger = Ledger()
+    backend = DeepSpeedBackend(layout, trial.zero_stage, ledger)
+    clock = Clock(backend.root_device)
+    meter = Meter(clock, ledger, trial.batch_size * trial.workers, report)
+    trainer = Trainer(
+        accelerator=trial.accelerator,
+        devices=trial.workers,
+        strategy=backend,
+        max_steps=steps,
+        val_check_interval=every,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        callbacks=[meter],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    report("progress", {"step": 0, "steps": steps})
+    trainer.fit(algorithm, training, validation)
+    result = {
+        "steps": steps,
+        "replicas": layout.replicas,
+        "phases": clock.seconds,
+        "send_seconds": ledger.seconds["train"] + ledger.seconds["exchange"],
+        "cpu_seconds": clock.cpu_seconds,
+        "ledger": ledger.rows(),
+        "expected_bytes_per_worker": algorithm.expected_bytes(layout, trial.zero_stage, steps),
+        "parameters": algorithm.model_bytes // 4,
+        "weights_sha256": meter.weights_sha256,
+    }
+    # A rank that leaves while its peers still talk to it makes them abort.
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+    return result

@@ -1,0 +1,1 @@
+"""What every algorithm shares: one DeepSpeed strategy, its layout, its meters, and how ranks start."""

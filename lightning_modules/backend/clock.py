@@ -1,0 +1,52 @@
+"""Training time, with evaluation, logging and checkpointing off it."""
+
+import time
+
+import torch
+
+
+class Clock:
+    """The training time of one rank in seconds, split into phases.
+
+    The device is synchronised whenever the clock starts or stops, so that work still queued on a GPU
+    is counted where it was caused. Phases: `data` (waiting for a batch) and `train` (the rest). What
+    of it is spent sending is in the ledger.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds = {"data": 0.0, "train": 0.0}
+        self.cpu_seconds = 0.0
+        self._phase: str | None = None
+        self._since = self._cpu_since = 0.0
+
+    @property
+    def total(self) -> float:
+        """Seconds of training up to the last call of `enter` or `stop`."""
+        return sum(self.seconds.values())
+
+    def enter(self, phase: str) -> None:
+        """Books the time until now under the phase before, and starts `phase`."""
+        if self._phase is None:
+            self._synchronise()
+            self._since, self._cpu_since = time.perf_counter(), time.process_time()
+        else:
+            self._book()
+        self._phase = phase
+
+    def stop(self) -> None:
+        """Books the time until now and stops."""
+        self._synchronise()
+        self._book()
+        self.cpu_seconds += time.process_time() - self._cpu_since
+        self._phase = None
+
+    def _book(self) -> None:
+        now = time.perf_counter()
+        if self._phase is not None:
+            self.seconds[self._phase] += now - self._since
+        self._since = now
+
+    def _synchronise(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)

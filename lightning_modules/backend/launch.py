@@ -1,0 +1,193 @@
+"""Starts the ranks of a trial from a fork server and tells how each of them ended."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import torch.distributed
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a rank ended without a result."""
+
+    rank: int
+    reason: str
+    time: float
+    details: str = ""
+
+
+class RankFailed(RuntimeError):
+    """A rank died, raised or stopped answering; `details` holds the traceback where there is one."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(f"rank {failure.rank} {failure.reason}")
+        self.details = failure.details
+
+
+def _follow_parent(connection: Connection) -> None:
+    """Ends this process as soon as its parent is gone, however that ended."""
+    try:
+        connection.recv()  # the parent sends nothing: this returns only when its end closes
+    except EOFError:
+        os._exit(1)
+
+
+def _rank_main(
+    target: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    environment: dict[str, str],
+    connection: Connection,
+    lifeline: Connection,
+) -> None:
+    """The entry of a rank: runs `target(*arguments, report)` and reports its result or its failure."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when a trial ends
+    threading.Thread(target=_follow_parent, args=(lifeline,), daemon=True).start()
+    os.environ.update(environment)
+    rank = int(environment["RANK"])
+
+    def report(kind: str, value: Any) -> None:
+        connection.send((kind, value))
+
+    try:
+        report("result", target(*arguments, report))
+    except BaseException as error:
+        reason = f"raised {type(error).__name__}: {error}".splitlines()[0]
+        report("failure", Failure(rank, reason, time.time(), traceback.format_exc()))
+
+
+def preload(*modules: str) -> None:
+    """Names the modules that the fork server imports once, before the first rank is started."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(list(modules))
+
+
+class Ranks:
+    """The running ranks of one trial; as a context manager, none of them outlives the block.
+
+    Each rank finds the environment that torchrun would give it, so that Lightning's cluster
+    environments and `target` cannot tell the two apart.
+
+    Args:
+        world_size: how many ranks.
+        target: called in each rank as `target(*arguments, report)`; what it returns is the rank's
+            result. `report(kind, value)` sends a message to the parent.
+    """
+
+    def __init__(self, world_size: int, target: Callable[..., Any], *arguments: Any) -> None:
+        # The parent holds the rendezvous store, on a port that the kernel chose: no port is ever
+        # looked for first and taken later.
+        self._store = torch.distributed.TCPStore(
+            "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(minutes=5)
+        )
+        context = multiprocessing.get_context("forkserver")
+        self._connections: list[Connection] = []
+        self._lifelines: list[Connection] = []
+        self.processes: list[Any] = []
+        for rank in range(world_size):
+            environment = {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(world_size),
+                "LOCAL_WORLD_SIZE": str(world_size),
+                "GROUP_RANK": "0",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(self._store.port),
+                "TORCHELASTIC_RUN_ID": "paceline",
+                "TORCHELASTIC_RESTART_COUNT": "0",
+                "TORCHELASTIC_USE_AGENT_STORE": "True",
+            }
+            ours, theirs = context.Pipe(duplex=False)
+            end, lifeline = context.Pipe(duplex=False)
+            process = context.Process(
+                target=_rank_main,
+                args=(target, arguments, environment, theirs, end),
+                name=f"rank {rank}",
+                daemon=True,
+            )
+            process.start()
+            theirs.close()
+            end.close()
+            self._connections.append(ours)
+            self._lifelines.append(lifeline)
+            self.processes.append(process)
+
+    def __enter__(self) -> "Ranks":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.processes:
+            process.kill()
+        for process in self.processes:
+            process.join()
+        for connection in [*self._connections, *self._lifelines]:
+            connection.close()
+
+    def messages(self, silence_s: float = 600.0) -> Iterator[tuple[int, str, Any]]:
+        """Yields what the ranks report, as (rank, kind, value), until each has sent its 'result'.
+
+        Args:
+            silence_s: how long all ranks may report nothing before the trial counts as hung.
+
+        Raises:
+            RankFailed: a rank died, raised or hung. Of several, the first cause: when one rank dies
+                the others soon fail as well, of its broken connections.
+        """
+        open_connections = dict(enumerate(self._connections))
+        failures: list[Failure] = []
+        while open_connections:
+            ready = wait(open_connections.values(), timeout=0.5 if failures else silence_s)
+            if not ready and not failures:
+                failures.append(
+                    Failure(0, f"hung: no rank reported anything for {silence_s:.0f} s", time.time())
+                )
+            if not ready or (failures and time.time() - failures[0].time > 5):
+                break
+            for rank, connection in list(open_connections.items()):
+                if connection not in ready:
+                    continue
+                try:
+                    kind, value = connection.recv()
+                except (EOFError, ConnectionResetError):
+                    failures.append(self._death(rank))
+                    kind = "failure"
+                else:
+                    if kind == "failure":
+                        failures.append(value)
+                    else:
+                        yield rank, kind, value
+                if kind in ("result", "failure"):
+                    del open_connections[rank]
+        if failures:
+            # A death has no time of its own: where a rank was killed, that is the cause.
+            raise RankFailed(min(failures, key=lambda failure: (failure.details != "", failure.time)))
+
+    def _death(self, rank: int) -> Failure:
+        process = self.processes[rank]
+        process.join(5)
+        code = process.exitcode
+        if code is not None and code < 0:
+            return Failure(rank, f"was killed by {signal.Signals(-code).name}", time.time())
+        return Failure(rank, f"exited with status {code} and no result", time.time())
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Turns SIGTERM into KeyboardInterrupt, so that a terminated parent also ends in good order."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,152 @@
+"""The count of every message and byte that a rank sends."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
+
+import torch
+import torch.distributed
+
+
+def _bytes(value: Any) -> int:
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    return sum(_bytes(item) for item in value)
+
+
+# The argument of each operation that holds its payload, by position and by name. Operations that move
+# objects or only synchronise are left out: none of them is used between two steps.
+_PAYLOAD = {
+    "all_reduce": (0, "tensor"),
+    "inference_all_reduce": (0, "tensor"),
+    "all_reduce_coalesced": (0, "tensors"),
+    "broadcast": (0, "tensor"),
+    "reduce": (0, "tensor"),
+    "all_gather": (1, "tensor"),
+    "all_gather_into_tensor": (1, "input_tensor"),
+    "all_gather_coalesced": (1, "input_tensors"),
+    "reduce_scatter": (1, "input_list"),
+    "reduce_scatter_tensor": (1, "input_tensor"),
+    "all_to_all_single": (1, "input"),
+    "gather": (0, "tensor"),
+    "send": (0, "tensor"),
+    "isend": (0, "tensor"),
+}
+
+
+def wire_bytes(operation: str, payload: float, size: int, backend: str = "gloo") -> float:
+    """Bytes that one rank of a group of `size` puts on the wire, the mean over the group's ranks.
+
+    Args:
+        operation: the name of the operation in `deepspeed.comm`.
+        payload: bytes of the tensor that the operation is given on one rank.
+        size: ranks in the group.
+        backend: gloo implements a reduce-scatter as an all-reduce of its input, and a reduce as a
+            reduce-scatter followed by a gather; NCCL moves the lower bound.
+
+    The ring algorithms' counts are those of Ben-Nun and Hoefler (2018), section 2.5: an all-reduce
+    of n bytes over N ranks costs 2 (N - 1) / N n a rank, which is also its lower bound.
+    """
+    if size == 1:
+        return 0.0
+    share = (size - 1) / size
+    match operation:
+        case "send" | "isend":
+            return payload
+        case "all_gather" | "all_gather_into_tensor" | "all_gather_coalesced":
+            return (size - 1) * payload
+        case "broadcast" | "gather" | "all_to_all_single":
+            return share * payload
+        case "reduce":
+            return (share + share / size) * payload if backend == "gloo" else share * payload
+        case "reduce_scatter" | "reduce_scatter_tensor" if backend != "gloo":
+            return share * payload
+        case _:
+            return 2 * share * payload
+
+
+class Ledger:
+    """Counts what one rank sends, by operation, group size and phase.
+
+    It counts at the one place through which DeepSpeed and the algorithms send: the methods of the
+    communication backend object `deepspeed.comm.comm.cdb`. It is locked, as an asynchronous
+    algorithm sends from two threads.
+    """
+
+    def __init__(self) -> None:
+        self.phase = "setup"
+        self.messages: Counter[tuple[str, int, str]] = Counter()
+        self.payload: Counter[tuple[str, int, str]] = Counter()
+        self.wire: Counter[tuple[str, int, str]] = Counter()
+        self.seconds: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def during(self, phase: str) -> Iterator[None]:
+        """Books what is sent inside the block under `phase`."""
+        before, self.phase = self.phase, phase
+        try:
+            yield
+        finally:
+            self.phase = before
+
+    def attach(self, backend: Any) -> None:
+        """Counts what is sent through `backend`, a DeepSpeed communication backend object."""
+        for operation in _PAYLOAD:
+            setattr(backend, operation, self._counted(operation, getattr(backend, operation)))
+
+    def _counted(self, operation: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        place, argument = _PAYLOAD[operation]
+
+        @wraps(method)
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            tensor = kwargs[argument] if argument in kwargs else args[place]
+            group = kwargs.get("group") or next(
+                (a for a in args if isinstance(a, torch.distributed.ProcessGroup)), None
+            )
+            size = torch.distributed.get_world_size(group)
+            payload = _bytes(tensor)
+            start = time.perf_counter()
+            try:
+                return method(*args, **kwargs)
+            finally:
+                seconds = time.perf_counter() - start
+                name = torch.distributed.get_backend(group)
+                with self._lock:
+                    key = (operation, size, self.phase)
+                    self.messages[key] += 1
+                    self.payload[key] += payload
+                    self.wire[key] += wire_bytes(operation, payload, size, name)  # type: ignore[assignment]
+                    self.seconds[self.phase] += seconds  # type: ignore[assignment]
+
+        return counted
+
+    def sent(self, *phases: str) -> tuple[int, float]:
+        """Messages and wire bytes booked under `phases`; messages inside a group of one are none."""
+        with self._lock:
+            messages = sum(
+                count
+                for (_, size, phase), count in self.messages.items()
+                if phase in phases and size > 1
+            )
+            wire = sum(count for (_, _, phase), count in self.wire.items() if phase in phases)
+        return messages, wire
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row an operation, group size and phase, for the record of a trial."""
+        with self._lock:
+            return [
+                {
+                    "operation": operation,
+                    "group_size": size,
+                    "phase": phase,
+                    "messages": count,
+                    "payload_bytes": self.payload[operation, size, phase],
+                    "wire_bytes": self.wire[operation, size, phase],
+                }
+                for (operation, size, phase), count in sorted(self.messages.items())
+            ]

@@ -1,0 +1,163 @@
+"""The Lightning strategy that trains every algorithm through DeepSpeed, on CPUs and on GPUs."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import deepspeed.comm as dist
+import torch
+from deepspeed.accelerator import get_accelerator
+from deepspeed.utils import groups as deepspeed_groups
+from lightning_fabric.utilities.seed import reset_seed
+from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy
+from torch import nn
+
+from lightning_modules.backend.layout import Layout, ReplicaGroups
+from lightning_modules.backend.ledger import Ledger
+
+
+class DeepSpeedBackend(DeepSpeedStrategy):
+    """Trains each replica as one DeepSpeed data-parallel group; between replicas nothing is sent.
+
+    The same code runs over gloo on CPUs and over NCCL on GPUs. Where ranks share a GPU, which NCCL
+    does not allow, it is gloo again.
+
+    Args:
+        layout: how the ranks are divided into replicas.
+        zero_stage: the stage of ZeRO inside a replica, 0 to 3.
+        ledger: counts what this rank sends.
+        timeout: how long an operation may wait for the other ranks.
+
+    Raises:
+        ValueError: `layout` does not cover the world of the process.
+    """
+
+    strategy_name = "paceline"
+
+    def __init__(
+        self,
+        layout: Layout,
+        zero_stage: int = 0,
+        ledger: Ledger | None = None,
+        timeout: timedelta = timedelta(minutes=30),
+    ) -> None:
+        super().__init__(
+            config={
+                "zero_allow_untested_optimizer": True,
+                "zero_optimization": {"stage": zero_stage, "overlap_comm": False},
+                "train_micro_batch_size_per_gpu": 1,  # used only for DeepSpeed's own logging
+                "gradient_clipping": 0.0,  # DeepSpeed's default is to clip at 1
+                # One tag a replica: otherwise every replica writes the same files.
+                "checkpoint": {"tag_validation": "Ignore"},
+            },
+            timeout=timeout,
+        )
+        self.layout = layout
+        self.ledger = ledger or Ledger()
+        self.groups: ReplicaGroups
+
+    @property
+    def root_device(self) -> torch.device:
+        if get_accelerator().device_name() == "cuda":
+            return torch.device("cuda", self.local_rank % torch.cuda.device_count())
+        return torch.device("cpu")
+
+    @property
+    def replica(self) -> int:
+        """The replica that this rank belongs to."""
+        return self.layout.replica_of(self.global_rank)
+
+    def setup_environment(self) -> None:
+        # Lightning's own strategy refuses every accelerator but CUDA here, and nothing else.
+        DDPStrategy.setup_environment(self)
+
+    def setup_distributed(self) -> None:
+        reset_seed()
+        self.set_world_ranks()
+        if self.layout.world_size != self.world_size:
+            raise ValueError(
+                f"the layout of {self.layout.replicas} replicas x {self.layout.ranks} ranks"
+                f" does not fit a world of {self.world_size}"
+            )
+        # Building the shared-memory operation takes a compiler and half a minute, and training
+        # never uses it.
+        sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
+        if self.root_device.type == "cuda":
+            torch.cuda.set_device(self.root_device)
+        self._init_deepspeed_distributed()
+        self.ledger.attach(deepspeed.comm.comm.cdb)
+        self.groups = ReplicaGroups(self.layout, self.global_rank)
+
+    def _get_process_group_backend(self) -> str:
+        shared = self.root_device.type == "cuda" and self.num_processes > torch.cuda.device_count()
+        return "gloo" if shared else super()._get_process_group_backend()
+
+    def _setup_model_and_optimizer(
+        self, model: nn.Module, optimizer: Any, lr_scheduler: Any = None
+    ) -> tuple[Any, Any]:
+        # `deepspeed.utils.groups.mpu` outlives the engine that set it.
+        deepspeed_groups.mpu = None
+        engine, engine_optimizer, _, _ = deepspeed.initialize(
+            args=argparse.Namespace(device_rank=self.local_rank),
+            config=self.config,
+            model=model,
+            model_parameters=[p for p in model.parameters() if p.requires_grad],
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            mpu=self.groups,
+            dist_init_required=False,
+        )
+        return engine, engine_optimizer
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None
+    ) -> None:
+        """Writes the state of every replica, each under a tag of its own, into folder `filepath`."""
+        state = {k: v for k, v in checkpoint.items() if k not in ("state_dict", "optimizer_states")}
+        with self.ledger.during("checkpoint"):
+            self.deepspeed_engine.save_checkpoint(
+                str(self.broadcast(filepath)), self._tag, client_state=state, save_latest=False
+            )
+
+    def load_checkpoint(
+        self, checkpoint_path: str | Path, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Loads this replica's part of a checkpoint and returns Lightning's state.
+
+        Raises:
+            FileNotFoundError: the folder holds no state of this replica.
+        """
+        with self.ledger.during("checkpoint"):
+            path, state = self.deepspeed_engine.load_checkpoint(
+                str(checkpoint_path), self._tag, load_lr_scheduler_states=False
+            )
+        if path is None:
+            raise FileNotFoundError(f"{checkpoint_path}: no checkpoint of {self._tag} in it")
+        return dict(state)
+
+    @property
+    def _tag(self) -> str:
+        return f"replica_{self.replica}"
+
+    @contextmanager
+    def full_parameters(self) -> Iterator[list[nn.Parameter]]:
+        """The parameters of this replica's model, whole also where ZeRO 3 keeps a part on each rank.
+
+        Every rank of the replica must enter, as gathering them is collective.
+        """
+        parameters = list(self.lightning_module.parameters())
+        with deepspeed.zero.GatheredParameters(parameters, enabled=self.zero_stage_3):
+            yield parameters
+
+    def barrier(self, *args: Any, **kwargs: Any) -> None:
+        if dist.is_initialized():
+            dist.barrier()
+
+    def teardown(self) -> None:
+        deepspeed_groups.mpu = None
+        super().teardown()

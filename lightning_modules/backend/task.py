@@ -1,0 +1,45 @@
+"""What a workload trains: a model with its loss, its metric and its optimizer."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+
+class Task(nn.Module, ABC):
+    """A model with its loss, its metric and its optimizer; it knows nothing of how it is trained.
+
+    Attributes:
+        loss_name: the loss in the words of the workload, with its unit.
+        metric_name: the metric beside it.
+    """
+
+    loss_name: ClassVar[str]
+    metric_name: ClassVar[str]
+
+    @abstractmethod
+    def forward(self, batch: Any) -> Tensor:
+        """The logits of a batch, one row an example."""
+
+    @abstractmethod
+    def labels(self, batch: Any) -> Tensor:
+        """The labels of a batch, one row an example."""
+
+    @abstractmethod
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss over the rows, a scalar."""
+
+    @abstractmethod
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """The predictions that a user would be served."""
+
+    @abstractmethod
+    def metric(self) -> Metric:
+        """A fresh metric, updated with (probabilities, labels)."""
+
+    @abstractmethod
+    def configure_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimizer that the workload is trained with unless the algorithm brings its own."""

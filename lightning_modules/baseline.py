@@ -1,0 +1,20 @@
+"""The baseline: one worker, plain minibatch training, what every speedup is measured against.
+
+    x_{t+1} = optimizer(x_t, grad L(x_t; B_t))
+"""
+
+from typing import Any
+
+from lightning_modules.backend.layout import Layout
+from lightning_modules.sync_sgd import SyncSGD
+
+
+class Baseline(SyncSGD):
+    name = "baseline"
+    title = "one worker"
+
+    @classmethod
+    def layout(cls, workers: int, **hyper_parameters: Any) -> Layout:
+        if workers != 1:
+            raise ValueError(f"the baseline runs on 1 worker, not on {workers}")
+        return super().layout(workers)

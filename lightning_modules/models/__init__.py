@@ -1,0 +1,1 @@
+"""The models of the benchmarks, one file each, every one a `Task`."""

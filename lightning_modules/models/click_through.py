@@ -1,0 +1,85 @@
+"""The click-through model of Anil et al. (2018), section 3.3: embeddings and a ReLU tower."""
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torchmetrics.classification import BinaryAUROC
+
+from lightning_modules.backend.task import Task
+
+# Embedding dimension and widths of the hidden layers.
+PRESETS = {"small": (8, (128, 64)), "paper": (16, (2560, 1024, 256))}
+
+
+class ClickThrough(Task):
+    """Predicts whether an impression is clicked, from integer counts and hashed categoricals.
+
+    The missing integers of a row (NaN) enter as zero beside an indicator of their own, so that the
+    model can tell a missing count from a count of zero. Categorical bucket 0 means missing.
+
+    Args:
+        hash_size: buckets of each categorical field; the data's.
+        integers: integer fields of a row.
+        categoricals: categorical fields of a row.
+        preset: `paper` is the tower of Anil et al. (2018), 2560 x 1024 x 256; `small` suits two cores.
+        optimizer: Adagrad is the paper's.
+        lr: its learning rate.
+    """
+
+    loss_name = "log loss (nats)"
+    metric_name = "AUROC"
+
+    def __init__(
+        self,
+        hash_size: int,
+        integers: int = 13,
+        categoricals: int = 26,
+        preset: Literal["small", "paper"] = "small",
+        optimizer: Literal["adagrad", "adam", "sgd"] = "adagrad",
+        lr: float = 0.02,
+    ) -> None:
+        super().__init__()
+        dimension, widths = PRESETS[preset]
+        self.optimizer, self.lr = optimizer, lr
+        self.embedding = nn.Embedding(categoricals * hash_size, dimension)
+        nn.init.normal_(self.embedding.weight, std=0.05)
+        self.register_buffer(
+            "offsets", torch.arange(categoricals, dtype=torch.int32) * hash_size, persistent=False
+        )
+        layers: list[nn.Module] = []
+        width = 2 * integers + categoricals * dimension
+        for hidden in widths:
+            layers += [nn.Linear(width, hidden), nn.ReLU()]
+            width = hidden
+        self.tower = nn.Sequential(*layers, nn.Linear(width, 1))
+
+    def forward(self, batch: Any) -> Tensor:
+        """Logits [B] of a batch with `dense` [B, integers] and `categories` [B, categoricals]."""
+        missing = batch.dense.isnan()
+        embedded = self.embedding(batch.categories + self.offsets)
+        features = [batch.dense.nan_to_num(0.0), missing.to(embedded.dtype), embedded.flatten(1)]
+        return self.tower(torch.cat(features, dim=1)).squeeze(1)
+
+    def labels(self, batch: Any) -> Tensor:
+        return batch.label
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return binary_cross_entropy_with_logits(logits, labels)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid()
+
+    def metric(self) -> BinaryAUROC:
+        return BinaryAUROC()
+
+    def configure_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        match self.optimizer:
+            case "adagrad":
+                return torch.optim.Adagrad(parameters, lr=self.lr)
+            case "adam":
+                return torch.optim.Adam(parameters, lr=self.lr)
+            case "sgd":
+                return torch.optim.SGD(parameters, lr=self.lr)
