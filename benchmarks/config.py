@@ -6,7 +6,6 @@ import inspect
 import json
 import re
 from dataclasses import asdict, dataclass
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -17,11 +16,15 @@ from jsonargparse import ArgumentError, ArgumentParser
 from lightning_modules import Algorithm, find_algorithms
 
 FOLDER = Path(__file__).parent
-ROOT = FOLDER.parent
 
 
 class ConfigError(ValueError):
     """A benchmark asks for something that does not exist or does not fit; the message says where."""
+
+
+def _hash(config: Any, facts: dict[str, Any]) -> str:
+    text = json.dumps([asdict(config), facts], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -126,8 +129,7 @@ class Trial:
 
     def identity(self, **facts: Any) -> str:
         """16 hex digits that stand for this trial under the given facts (code, data, hardware)."""
-        text = json.dumps([asdict(self), facts], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return _hash(self, facts)
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,10 @@ class Benchmark:
     algorithms: dict[str, dict[str, Any]]
     scale: Scale
     seeds: list[int]
+
+    def identity(self, **facts: Any) -> str:
+        """16 hex digits that stand for this benchmark under the given facts."""
+        return _hash(self, facts)
 
     def trials(self) -> list[Trial]:
         """All trials, seed by seed, so that an interrupted benchmark has whole comparisons.
@@ -223,10 +229,12 @@ def load_benchmark(name: str, overrides: list[str]) -> Benchmark:
     parser, plugins = _parser(path, raw)
     _refuse_unknown(path, raw, parser)
     try:
-        namespace = parser.parse_object(raw, defaults=True)
+        where = f"{path}: "
+        namespace = parser.parse_object(raw)
+        where = ""
         namespace = parser.parse_args(overrides, namespace=namespace)
     except (ArgumentError, TypeError, ValueError) as error:
-        raise ConfigError(_readable(path, str(error), parser)) from error
+        raise ConfigError(where + _readable(str(error), parser)) from error
     return _benchmark(path, namespace.as_dict(), plugins)
 
 
@@ -312,7 +320,7 @@ def _check_positive(path: Path, benchmark: Benchmark) -> None:
 
 
 def _fields(parser: ArgumentParser) -> list[str]:
-    return [a.dest for a in parser._actions if a.dest != "help"]
+    return [a.dest for a in parser._actions if a.option_strings and "help" not in a.dest]
 
 
 def _refuse_unknown(path: Path, raw: dict[str, Any], parser: ArgumentParser) -> None:
@@ -335,26 +343,16 @@ def _refuse_unknown(path: Path, raw: dict[str, Any], parser: ArgumentParser) -> 
     walk(raw, "")
 
 
-def _readable(path: Path, message: str, parser: ArgumentParser) -> str:
+def _readable(message: str, parser: ArgumentParser) -> str:
     """jsonargparse's message in one line, with the nearest option where one is unknown."""
     unknown = re.search(r"unrecognized arguments: --([\w.]+)", message)
     if unknown:
         return f"unknown option --{unknown[1]}{_nearest(unknown[1], _fields(parser), '--')}"
-    return f"{path}: {' '.join(message.split())}"
+    line = " ".join(message.split())
+    line = re.sub(r'Parser key "([^"]+)":', r"\1:", line)
+    return re.sub(r"<class '(\w+)'>|typing\.(?=Literal)", r"\1", line)
 
 
 def _nearest(name: str, names: Any, prefix: str = "") -> str:
     close = difflib.get_close_matches(str(name), sorted(names), n=1, cutoff=0.5)
     return f"; did you mean {prefix + close[0]!r}?" if close else ""
-
-
-@cache
-def code_hash() -> str:
-    """16 hex digits over the sources that decide a trial's figures: the data, the algorithms, the trial."""
-    digest = hashlib.sha256()
-    sources = [*ROOT.glob("lightning_modules/**/*.py"), *ROOT.glob("datasets/**/*.py")]
-    for path in [*sorted(sources), FOLDER / "trial.py"]:
-        digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:16]
-
-

@@ -1,0 +1,81 @@
+"""The command line: `python -m benchmarks run|results|report|list|ui|doctor`."""
+
+import argparse
+import logging
+import os
+import sys
+
+# Before anything imports these: MLflow's and DeepSpeed's own chatter is not the person's.
+logging.getLogger("alembic").setLevel(logging.WARNING)
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+from rich.console import Console  # noqa: E402
+
+from benchmarks import commands  # noqa: E402
+from benchmarks.config import ConfigError  # noqa: E402
+from datasets.cache import DataError  # noqa: E402
+from reports.results import NoResults  # noqa: E402
+
+
+def parser() -> argparse.ArgumentParser:
+    root = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Which distributed training algorithm reaches your target soonest, and at what cost?",
+    )
+    root.add_argument("--store", help="MLflow store; default: MLFLOW_TRACKING_URI or ./mlflow.db")
+    verbs = root.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+
+    run = verbs.add_parser(
+        "run",
+        help="run what is missing of a benchmark, then write its report",
+        epilog="Any field of the YAML can be overridden, e.g. --scale.workers=[1,2]"
+        " --workload.budget.examples=100000 --algorithms.sync_sgd.workers=[2].",
+    )
+    run.add_argument("name", help="a benchmark of `list`, or a YAML file")
+    run.add_argument("--data", metavar="PATH", help="real rows: a file or folder")
+    run.add_argument("--on-bad-rows", choices=["raise", "skip"], help="what a malformed row does")
+    run.add_argument("--report", metavar="PDF", help="where the report goes")
+    run.set_defaults(command=commands.run)
+
+    results = verbs.add_parser("results", help="one row a trial of a benchmark")
+    results.add_argument("name")
+    results.add_argument("--format", choices=["table", "csv", "json"], default="table")
+    results.set_defaults(command=commands.results)
+
+    report = verbs.add_parser("report", help="write the PDF of a benchmark from what MLflow holds")
+    report.add_argument("name")
+    report.add_argument("--report", metavar="PDF", help="where it goes; reports/output/NAME.pdf")
+    report.set_defaults(command=commands.report)
+
+    listing = verbs.add_parser("list", help="the benchmarks and algorithms there are")
+    listing.set_defaults(command=commands.list_all)
+
+    ui = verbs.add_parser("ui", help="open the MLflow page on this machine")
+    ui.add_argument("--port", type=int, default=5000)
+    ui.set_defaults(command=commands.ui)
+
+    doctor = verbs.add_parser("doctor", help="check that trials can run on this machine")
+    doctor.set_defaults(command=commands.doctor)
+    return root
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command and returns its exit status: 0, 1 (something failed), 2 (a mistake), 130."""
+    root = parser()
+    options, overrides = root.parse_known_args(arguments)
+    if overrides and options.verb != "run":
+        root.error(f"unknown option {overrides[0]}")
+    options.overrides = overrides
+    try:
+        return int(options.command(options))
+    except (ConfigError, DataError, NoResults, OSError) as error:
+        Console(stderr=True).print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted; the same command goes on where this one stopped")
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

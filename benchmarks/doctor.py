@@ -1,0 +1,85 @@
+"""Checks that trials can run on this machine, each by doing it."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import deepspeed.comm
+import torch
+import torch.distributed
+
+from benchmarks.environment import ROOT, hardware, versions
+from benchmarks.tracking import default_uri, open_store
+from lightning_modules.backend.launch import Ranks, preload
+
+LEAST_FREE_GIB = 5
+
+
+def run_checks() -> Iterator[tuple[str, str, str | None]]:
+    """Yields (what, what was found, what to do about it or None where it is well)."""
+    for name, check in CHECKS.items():
+        try:
+            yield name, *check()
+        except Exception as error:  # a check that cannot run has found a problem
+            yield name, f"{type(error).__name__}: {error}", "see the message"
+
+
+def _versions() -> tuple[str, str | None]:
+    return ", ".join(f"{k} {v}" for k, v in versions().items()), None
+
+
+def _hardware() -> tuple[str, str | None]:
+    found = hardware()
+    gpus = ", ".join(found["gpus"]) or "no GPU"
+    return f"{found['cores']} cores ({found['cpu']}), {found['memory_gib']} GiB, {gpus}", None
+
+
+def _all_reduce(report: Callable[[str, Any], None]) -> float:
+    deepspeed.comm.init_distributed("gloo", verbose=False)
+    tensor = torch.ones(1)
+    deepspeed.comm.all_reduce(tensor)
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+    return tensor.item()
+
+
+def _ranks() -> tuple[str, str | None]:
+    preload("benchmarks.doctor")
+    with tempfile.TemporaryDirectory() as folder:
+        with Ranks(2, _all_reduce, log=Path(folder) / "log") as ranks:
+            sums = {value for _, kind, value in ranks.messages(60) if kind == "result"}
+    wrong = None if sums == {2.0} else "gloo does not reduce; check the loopback interface"
+    return f"2 ranks all-reduce over gloo to {sums}", wrong
+
+
+def _store() -> tuple[str, str | None]:
+    uri = default_uri()
+    experiments = open_store(uri).search_experiments()
+    return f"{len(experiments)} experiments in MLflow's store {uri}", None
+
+
+def _disk() -> tuple[str, str | None]:
+    free = shutil.disk_usage(ROOT).free / 2**30
+    remedy = None if free >= LEAST_FREE_GIB else f"make room: caches need {LEAST_FREE_GIB} GiB"
+    return f"{free:.0f} GiB free at {ROOT}", remedy
+
+
+def _data() -> tuple[str, str | None]:
+    folder = os.environ.get("PACELINE_DATA")
+    if folder is None:
+        return "PACELINE_DATA is not set: tests on real rows are skipped", None
+    found = Path(folder).is_dir()
+    return f"PACELINE_DATA={folder}", None if found else "point it at a folder that exists"
+
+
+CHECKS: dict[str, Callable[[], tuple[str, str | None]]] = {
+    "versions": _versions,
+    "hardware": _hardware,
+    "ranks": _ranks,
+    "tracking": _store,
+    "disk": _disk,
+    "data": _data,
+}

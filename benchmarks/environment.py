@@ -1,0 +1,76 @@
+"""What a trial's figures depend on besides its configuration: code, versions, hardware."""
+
+import hashlib
+import os
+import platform
+import subprocess
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("torch", "pytorch-lightning", "deepspeed", "torchmetrics", "numpy", "mlflow", "polars")
+
+
+@cache
+def code_hash() -> str:
+    """16 hex digits over the sources that decide a trial's figures: data, algorithms, the trial itself.
+
+    A change elsewhere (a figure of the report, a docs page) leaves finished trials valid.
+    """
+    digest = hashlib.sha256()
+    sources = [*ROOT.glob("lightning_modules/**/*.py"), *ROOT.glob("datasets/**/*.py")]
+    for path in [*sorted(sources), ROOT / "benchmarks" / "trial.py"]:
+        digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that a figure may depend on."""
+    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+@cache
+def hardware() -> dict[str, Any]:
+    """The machine: processor, cores, memory in GiB, GPUs, operating system."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": cores(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), "")
+
+
+def revision() -> dict[str, Any]:
+    """The commit of the checkout and whether it has uncommitted changes; empty outside git."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return {
+            "commit": git("rev-parse", "HEAD"),
+            "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
+        }
+    except (OSError, subprocess.CalledProcessError):
+        return {}

@@ -1,0 +1,168 @@
+"""Writes benchmarks and trials to MLflow; the only place that does, and in the parent process only."""
+
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_PARENT_RUN_ID,
+    MLFLOW_RUN_NAME,
+    MLFLOW_RUN_NOTE,
+    MLFLOW_USER,
+)
+
+from benchmarks.config import Benchmark, Trial
+from benchmarks.environment import ROOT
+from reports.results import BENCHMARK_FILE, BENCHMARK_ID, FAILURE, KIND, RECORD_FILE, TRIAL_ID
+
+PARAMETERS_A_REQUEST, VALUE_LIMIT, TAG_LIMIT = 100, 6000, 5000
+
+
+def default_uri() -> str:
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{ROOT / 'mlflow.db'}"
+
+
+def open_store(uri: str) -> MlflowClient:
+    """A client of the store at `uri`, created first where it is a file that does not exist.
+
+    Several first writers would corrupt the migrations of a fresh sqlite file, so only one process
+    at a time opens a store.
+    """
+    lock = ROOT / ".cache" / "mlflow.lock"
+    lock.parent.mkdir(exist_ok=True)
+    with FileLock(lock):
+        client = MlflowClient(uri)
+        client.search_experiments(max_results=1)
+    return client
+
+
+class BenchmarkRun:
+    """The parent run of one benchmark in MLflow; under it, a child for each trial."""
+
+    def __init__(self, client: MlflowClient, name: str, benchmark_id: str, title: str) -> None:
+        self.client = client
+        self.experiment_id = self._experiment(name)
+        self._abandon_stale()
+        tags = {KIND: "benchmark", BENCHMARK_ID: benchmark_id, MLFLOW_RUN_NAME: title}
+        found = client.search_runs(
+            [self.experiment_id], f"tags.`{BENCHMARK_ID}` = '{benchmark_id}'", max_results=1
+        )
+        if found:
+            self.run_id = found[0].info.run_id
+            client.update_run(self.run_id, status="RUNNING")
+        else:
+            self.run_id = self._create(tags)
+
+    def _experiment(self, name: str) -> str:
+        found = self.client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        # Artifacts lie beside a local store, wherever the command was started.
+        scheme, _, file = self.client.tracking_uri.partition(":///")
+        folder = Path(file).resolve().parent / "mlartifacts" / name
+        location = folder.as_uri() if scheme == "sqlite" else None
+        return str(self.client.create_experiment(name, artifact_location=location))
+
+    def _abandon_stale(self) -> None:
+        """Closes the runs of a parent process that is gone: the caller holds the machine's lock."""
+        host = os.uname().nodename
+        for run in self.client.search_runs(
+            [self.experiment_id],
+            f"attributes.status = 'RUNNING' and tags.`paceline.host` = '{host}'",
+        ):
+            if run.data.tags[KIND] == "trial":
+                self.fail(run.info.run_id, "interrupted: the process that ran it is gone", "KILLED")
+            else:
+                self.client.set_terminated(run.info.run_id, "KILLED")
+
+    def _create(self, tags: dict[str, str]) -> str:
+        tags = tags | {"paceline.host": os.uname().nodename, MLFLOW_USER: os.environ.get("USER", "")}
+        run = self.client.create_run(self.experiment_id, tags=tags)
+        return str(run.info.run_id)
+
+    def describe(
+        self, benchmark: Benchmark, trials: dict[str, Trial], **facts: Any
+    ) -> None:
+        """Stores what is run, on what, and which trials belong to it."""
+        planned = [
+            {"id": i, "algorithm": t.label, "workers": t.workers, "seed": t.seed}
+            for i, t in trials.items()
+        ]
+        content = {"name": benchmark.name, "benchmark": asdict(benchmark), "trials": planned} | facts
+        self.client.log_dict(self.run_id, content, BENCHMARK_FILE)
+
+    def start(self, trial: Trial, trial_id: str, data: dict[str, Any]) -> str:
+        """Opens the run of a trial and returns its id."""
+        tags = {
+            KIND: "trial",
+            TRIAL_ID: trial_id,
+            MLFLOW_PARENT_RUN_ID: self.run_id,
+            MLFLOW_RUN_NAME: f"{trial.label}, {trial.workers} workers, seed {trial.seed}",
+            MLFLOW_RUN_NOTE: _note(trial, data),
+            "workload": trial.workload.name,
+            "algorithm": trial.label,
+            "workers": str(trial.workers),
+            "data": str(data["name"]),
+        }
+        run_id = self._create(tags)
+        parameters = [Param(k, str(v)[:VALUE_LIMIT]) for k, v in _flat(trial).items()]
+        for i in range(0, len(parameters), PARAMETERS_A_REQUEST):
+            self.client.log_batch(run_id, params=parameters[i : i + PARAMETERS_A_REQUEST])
+        return run_id
+
+    def point(self, run_id: str, point: dict[str, float], started: float) -> None:
+        """Adds one evaluation to a trial's curve.
+
+        The timestamp is the trial's start plus its training time, so that the time axis of the MLflow
+        page shows training seconds, with evaluation off the clock.
+        """
+        stamp = int(1000 * (started + point["train_seconds"]))
+        step = int(point["step"])
+        metrics = [Metric(k, float(v), stamp, step) for k, v in point.items() if k != "step"]
+        self.client.log_batch(run_id, metrics=metrics)
+
+    def finish(self, run_id: str, figures: dict[str, float], record: dict[str, Any]) -> None:
+        stamp = int(1000 * time.time())
+        self.client.log_batch(run_id, [Metric(k, v, stamp, 0) for k, v in figures.items()])
+        self.client.log_dict(run_id, record, RECORD_FILE)
+        self.client.set_terminated(run_id, "FINISHED")
+
+    def fail(
+        self, run_id: str, reason: str, status: str = "FAILED", details: str | None = None
+    ) -> None:
+        """Ends a trial with its reason; `details`, a traceback or a log, becomes an artifact."""
+        self.client.log_batch(run_id, tags=[RunTag(FAILURE, reason[:TAG_LIMIT])])
+        if details:
+            self.client.log_text(run_id, details, "failure.txt")
+        self.client.set_terminated(run_id, status)
+
+    def close(self, status: str) -> None:
+        self.client.set_terminated(self.run_id, status)
+
+
+def attach(client: MlflowClient, run_id: str, paths: list[Path]) -> None:
+    """Stores the report and its figures with the run that they were drawn from."""
+    for path in paths:
+        client.log_artifact(run_id, str(path), "report")
+
+
+def _note(trial: Trial, data: dict[str, Any]) -> str:
+    return (
+        f"**{trial.algorithm_class.title}** on {trial.workers} workers, batch {trial.batch_size} each,"
+        f" seed {trial.seed}; {trial.workload.name} on {data['name']}."
+    )
+
+
+def _flat(trial: Trial) -> dict[str, Any]:
+    """The configuration of a trial as flat names, hyper-parameters without a prefix."""
+    scale = {k: getattr(trial, k) for k in ("workers", "batch_size", "zero_stage", "threads", "seed")}
+    data = {f"data.{k}": v for k, v in trial.workload.data.arguments.items()}
+    task = {f"task.{k}": v for k, v in trial.workload.task.arguments.items()}
+    return {"algorithm": trial.algorithm, **scale, **trial.hyper_parameters, **task, **data}
+
+

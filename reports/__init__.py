@@ -1,0 +1,1 @@
+"""Results and the report: a pure function of what MLflow holds."""

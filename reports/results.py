@@ -1,0 +1,184 @@
+"""Reads benchmarks, trials and curves back from MLflow."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import mlflow.entities
+import pandas as pd
+from mlflow.tracking import MlflowClient
+
+from reports.scoring import CURVE, oversubscribed
+
+# What a run of ours is called in MLflow. `KIND` is "benchmark" on the parent, "trial" on a child.
+KIND, BENCHMARK_ID, TRIAL_ID, FAILURE = (
+    "paceline.kind",
+    "paceline.benchmark_id",
+    "paceline.trial_id",
+    "paceline.failure",
+)
+BENCHMARK_FILE, RECORD_FILE = "benchmark.json", "record.json"
+
+COLUMNS = [
+    "benchmark",
+    "workload",
+    "data",
+    "algorithm",
+    "workers",
+    "replicas",
+    "seed",
+    "status",
+    "target_reached",
+    "steps_to_target",
+    "examples_to_target",
+    "time_to_target_s",
+    "modelled_time_to_target_s",
+    "bytes_to_target",
+    "examples_per_s",
+    "bytes_sent_per_worker",
+    "expected_bytes_per_worker",
+    "messages_per_worker",
+    "final_loss",
+    "final_metric",
+    "weights_sha256",
+    "run_id",
+]
+
+
+class NoResults(LookupError):
+    """MLflow holds no run of the benchmark asked for."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """One benchmark as MLflow holds it.
+
+    Attributes:
+        run_id: of the parent run.
+        benchmark: its `benchmark.json`: `name`, `benchmark` (the resolved configuration), `data`
+            (description of the rows), `environment` (versions, hardware, revision), `loss_name`,
+            `metric_name`, `titles` (of each algorithm label), `trials` (ids, in the order planned).
+        trials: one row a planned trial, in that order: `COLUMNS`, then `failure`, `oversubscribed`
+            and the hyper-parameters as `param.*`. A trial never started has the status MISSING.
+        curves: one row an evaluation of a trial: `run_id`, `algorithm`, `workers`, `seed`, then
+            `CURVE`.
+    """
+
+    run_id: str
+    benchmark: dict[str, Any]
+    trials: pd.DataFrame
+    curves: pd.DataFrame
+
+
+def read_json(client: MlflowClient, run_id: str, name: str) -> dict[str, Any]:
+    """An artifact of a run as JSON."""
+    with TemporaryDirectory() as folder:
+        content: dict[str, Any] = json.loads(
+            Path(client.download_artifacts(run_id, name, folder)).read_text()
+        )
+    return content
+
+
+def search(client: MlflowClient, experiment: str, **tags: str) -> list[mlflow.entities.Run]:
+    """The runs of an experiment that carry all the given tags (dots as `__`), newest first."""
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        return []
+    conditions = [f"tags.`{k.replace('__', '.')}` = '{v}'" for k, v in tags.items()]
+    runs: list[mlflow.entities.Run] = []
+    token: str | None = ""
+    while token is not None:
+        page = client.search_runs(
+            [found.experiment_id],
+            " and ".join(conditions),
+            max_results=1000,
+            order_by=["attributes.start_time DESC"],
+            page_token=token or None,
+        )
+        runs += page
+        token = page.token or None
+    return runs
+
+
+def trial_runs(client: MlflowClient, experiment: str) -> dict[str, mlflow.entities.Run]:
+    """The run that counts for each trial id: the newest that finished, else the newest."""
+    chosen: dict[str, mlflow.entities.Run] = {}
+    for run in search(client, experiment, paceline__kind="trial"):
+        held = chosen.setdefault(run.data.tags[TRIAL_ID], run)
+        if held.info.status != "FINISHED" and run.info.status == "FINISHED":
+            chosen[run.data.tags[TRIAL_ID]] = run
+    return chosen
+
+
+def load(client: MlflowClient, name: str) -> Results:
+    """The newest run of benchmark `name`.
+
+    Raises:
+        NoResults: it was never run.
+    """
+    parents = search(client, name, paceline__kind="benchmark")
+    if not parents:
+        raise NoResults(f"no run of benchmark {name!r} in this store; `run {name}` makes one")
+    # A benchmark continued later keeps its run: the newest is the one that was worked on last.
+    parent = max(parents, key=lambda run: run.info.end_time or run.info.start_time)
+    benchmark = read_json(client, parent.info.run_id, BENCHMARK_FILE)
+    runs = trial_runs(client, name)
+    rows, curves = [], []
+    for planned in benchmark["trials"]:
+        run = runs.get(planned["id"])
+        rows.append(_row(client, benchmark, planned, run))
+        if run is not None:
+            curve = read_curve(client, run)
+            facts = {key: rows[-1][key] for key in ("run_id", "algorithm", "workers", "seed")}
+            curves.append(curve.assign(**facts)[[*facts, *CURVE]])
+    trials = pd.DataFrame(rows)
+    parameters = sorted(column for column in trials if column.startswith("param."))
+    return Results(
+        parent.info.run_id,
+        benchmark,
+        trials.reindex(columns=[*COLUMNS, "failure", "oversubscribed", *parameters]),
+        pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(columns=CURVE),
+    )
+
+
+def read_curve(client: MlflowClient, run: mlflow.entities.Run) -> pd.DataFrame:
+    """The curve of a trial, with the columns of `CURVE`."""
+    columns = {}
+    for name in CURVE[1:]:
+        if name in run.data.metrics:
+            history = client.get_metric_history(run.info.run_id, name)
+            columns[name] = pd.Series({m.step: m.value for m in history}, dtype=float)
+    curve = pd.DataFrame(columns).rename_axis("step").reset_index()
+    return curve.reindex(columns=CURVE).sort_values("step", ignore_index=True)
+
+
+def _row(
+    client: MlflowClient,
+    benchmark: dict[str, Any],
+    planned: dict[str, Any],
+    run: mlflow.entities.Run | None,
+) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "benchmark": benchmark["name"],
+        "workload": benchmark["benchmark"]["workload"]["name"],
+        "data": benchmark["data"]["name"],
+        **{key: planned[key] for key in ("algorithm", "workers", "seed")},
+        "status": "MISSING",
+    }
+    if run is None:
+        return row
+    row |= {name: run.data.metrics[name] for name in COLUMNS if name in run.data.metrics}
+    row |= {"status": run.info.status, "run_id": run.info.run_id}
+    row |= {"failure": run.data.tags.get(FAILURE)}
+    row |= {f"param.{name}": value for name, value in run.data.params.items()}
+    if run.info.status == "FINISHED":
+        record = read_json(client, run.info.run_id, RECORD_FILE)
+        row |= {
+            "replicas": record["result"]["replicas"],
+            "weights_sha256": record["result"]["weights_sha256"],
+            "oversubscribed": oversubscribed(record),
+        }
+        row["target_reached"] = bool(row["target_reached"])
+    return row
