@@ -1,0 +1,1 @@
+"""Datasets: one module each for reading, caching and partitioning, with embedded defaults."""
