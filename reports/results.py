@@ -46,6 +46,8 @@ COLUMNS = [
     "run_id",
 ]
 
+CURVE_OF = ["run_id", "algorithm", "workers", "seed"]
+
 
 class NoResults(LookupError):
     """MLflow holds no run of the benchmark asked for."""
@@ -131,15 +133,17 @@ def load(client: MlflowClient, name: str) -> Results:
         rows.append(_row(client, benchmark, planned, run))
         if run is not None:
             curve = read_curve(client, run)
-            facts = {key: rows[-1][key] for key in ("run_id", "algorithm", "workers", "seed")}
+            facts = {key: rows[-1][key] for key in CURVE_OF}
             curves.append(curve.assign(**facts)[[*facts, *CURVE]])
     trials = pd.DataFrame(rows)
-    parameters = sorted(column for column in trials if column.startswith("param."))
+    parameters = sorted(str(name) for name in trials if str(name).startswith("param."))
     return Results(
         parent.info.run_id,
         benchmark,
         trials.reindex(columns=[*COLUMNS, "failure", "oversubscribed", *parameters]),
-        pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(columns=CURVE),
+        pd.concat(curves, ignore_index=True)
+        if curves
+        else pd.DataFrame(columns=[*CURVE_OF, *CURVE]),
     )
 
 
