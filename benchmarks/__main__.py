@@ -5,17 +5,14 @@ import logging
 import os
 import sys
 
-# Before anything imports these: MLflow's and DeepSpeed's own chatter is not the person's.
+from rich.console import Console
+
+from benchmarks import ROOT, commands
+
+# MLflow's own chatter is not the person's.
 logging.getLogger("alembic").setLevel(logging.WARNING)
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-
-from rich.console import Console  # noqa: E402
-
-from benchmarks import commands  # noqa: E402
-from benchmarks.config import ConfigError  # noqa: E402
-from datasets.cache import DataError  # noqa: E402
-from reports.results import NoResults  # noqa: E402
 
 
 def parser() -> argparse.ArgumentParser:
@@ -23,7 +20,12 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks",
         description="Which distributed training algorithm reaches your target soonest, and at what cost?",
     )
-    root.add_argument("--store", help="MLflow store; default: MLFLOW_TRACKING_URI or ./mlflow.db")
+    root.add_argument(
+        "--store",
+        metavar="URI",
+        default=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{ROOT / 'mlflow.db'}",
+        help="MLflow's store; default: MLFLOW_TRACKING_URI, else mlflow.db in the checkout",
+    )
     verbs = root.add_subparsers(dest="verb", required=True, metavar="COMMAND")
 
     run = verbs.add_parser(
@@ -69,12 +71,23 @@ def main(arguments: list[str] | None = None) -> int:
     options.overrides = overrides
     try:
         return int(options.command(options))
-    except (ConfigError, DataError, NoResults, OSError) as error:
-        Console(stderr=True).print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
-        return 2
     except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; the same command goes on where this one stopped")
-        return 130
+        message, status = "interrupted; the same command goes on where this one stopped", 130
+    except Exception as error:
+        if not isinstance(error, _mistakes()):
+            raise
+        message, status = f"error: {error}", 2
+    Console(stderr=True).print(message, highlight=False, markup=False, soft_wrap=True)
+    return status
+
+
+def _mistakes() -> tuple[type[Exception], ...]:
+    """The errors that are told in one line: a person's mistakes and the machine's, not ours."""
+    from benchmarks.config import ConfigError
+    from datasets.cache import DataError
+    from reports.results import NoResults
+
+    return ConfigError, DataError, NoResults, OSError
 
 
 if __name__ == "__main__":

@@ -2,18 +2,20 @@
 
 import difflib
 import hashlib
-import inspect
 import json
 import re
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from lightning_modules import Algorithm, find_algorithms
+from lightning_modules import find_algorithms
+
+if TYPE_CHECKING:
+    from lightning_modules.backend.algorithm import Algorithm
 
 FOLDER = Path(__file__).parent
 
@@ -124,7 +126,7 @@ class Trial:
     seed: int
 
     @property
-    def algorithm_class(self) -> type[Algorithm]:
+    def algorithm_class(self) -> "type[Algorithm]":
         return find_algorithms()[self.algorithm]
 
     def identity(self, **facts: Any) -> str:
@@ -242,7 +244,7 @@ def _parser(path: Path, raw: dict[str, Any]) -> tuple[ArgumentParser, dict[str, 
     """A parser of every field that this benchmark may have, by the classes that it names."""
     plugins: dict[str, str] = {}
 
-    def plugin(section: Any, key: str, place: str) -> type:
+    def plugin(section: Any, key: str, place: str) -> Any:
         name = section.pop(key, None) if isinstance(section, dict) else None
         if not isinstance(name, str):
             raise ConfigError(f"{path}: {place}.{key} is missing, a class as `module:Class`")
@@ -285,7 +287,9 @@ def _benchmark(path: Path, values: dict[str, Any], plugins: dict[str, str]) -> B
         for label, entry in values.get("algorithms", {}).items()
     }
     if not algorithms:
-        raise ConfigError(f"{path}: algorithms is missing; there are {', '.join(find_algorithms())}")
+        raise ConfigError(
+            f"{path}: algorithms is missing; there are {', '.join(find_algorithms())}"
+        )
     benchmark = Benchmark(
         name=values["name"],
         workload=Workload(

@@ -2,25 +2,27 @@
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import deepspeed.comm
 import torch
 import torch.distributed
 
-from benchmarks.environment import ROOT, hardware, versions
-from benchmarks.tracking import default_uri, open_store
-from lightning_modules.backend.launch import Ranks, preload
+from benchmarks import ROOT
+from benchmarks.environment import hardware, versions
+from benchmarks.store import open_store
+from lightning_modules.backend.launch import Ranks, start_fork_server
 
 LEAST_FREE_GIB = 5
+Check = Callable[[], tuple[str, str | None]]
 
 
-def run_checks() -> Iterator[tuple[str, str, str | None]]:
+def run_checks(uri: str) -> Iterator[tuple[str, str, str | None]]:
     """Yields (what, what was found, what to do about it or None where it is well)."""
-    for name, check in CHECKS.items():
+    checks: dict[str, Check] = {**CHECKS, "tracking": partial(_store, uri)}
+    for name, check in checks.items():
         try:
             yield name, *check()
         except Exception as error:  # a check that cannot run has found a problem
@@ -38,25 +40,23 @@ def _hardware() -> tuple[str, str | None]:
 
 
 def _all_reduce(report: Callable[[str, Any], None]) -> float:
-    deepspeed.comm.init_distributed("gloo", verbose=False)
+    torch.distributed.init_process_group("gloo")
     tensor = torch.ones(1)
-    deepspeed.comm.all_reduce(tensor)
+    torch.distributed.all_reduce(tensor)
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
     return tensor.item()
 
 
 def _ranks() -> tuple[str, str | None]:
-    preload("benchmarks.doctor")
-    with tempfile.TemporaryDirectory() as folder:
-        with Ranks(2, _all_reduce, log=Path(folder) / "log") as ranks:
-            sums = {value for _, kind, value in ranks.messages(60) if kind == "result"}
+    start_fork_server("torch.distributed")
+    with Ranks(2, _all_reduce, log=Path(os.devnull)) as ranks:
+        sums = {value for _, kind, value in ranks.messages(60) if kind == "result"}
     wrong = None if sums == {2.0} else "gloo does not reduce; check the loopback interface"
     return f"2 ranks all-reduce over gloo to {sums}", wrong
 
 
-def _store() -> tuple[str, str | None]:
-    uri = default_uri()
+def _store(uri: str) -> tuple[str, str | None]:
     experiments = open_store(uri).search_experiments()
     return f"{len(experiments)} experiments in MLflow's store {uri}", None
 
@@ -75,11 +75,10 @@ def _data() -> tuple[str, str | None]:
     return f"PACELINE_DATA={folder}", None if found else "point it at a folder that exists"
 
 
-CHECKS: dict[str, Callable[[], tuple[str, str | None]]] = {
+CHECKS: dict[str, Check] = {
     "versions": _versions,
     "hardware": _hardware,
     "ranks": _ranks,
-    "tracking": _store,
     "disk": _disk,
     "data": _data,
 }

@@ -12,7 +12,8 @@ from typing import Any
 import psutil
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks import ROOT
+
 PACKAGES = ("torch", "pytorch-lightning", "deepspeed", "torchmetrics", "numpy", "mlflow", "polars")
 
 

@@ -12,11 +12,11 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from mlflow.tracking import MlflowClient
 
+from benchmarks import ROOT
 from benchmarks.config import Benchmark, Trial
-from benchmarks.environment import ROOT, code_hash, hardware, revision, versions
+from benchmarks.environment import code_hash, hardware, revision, versions
 from benchmarks.tracking import BenchmarkRun
-from benchmarks.trial import run_rank
-from lightning_modules.backend.launch import RankFailed, Ranks, preload
+from lightning_modules.backend.launch import RankFailed, Ranks
 from reports.results import trial_runs
 from reports.scoring import score
 
@@ -69,7 +69,6 @@ def run(benchmark: Benchmark, client: MlflowClient, display: Display) -> Outcome
     Raises:
         KeyboardInterrupt: after the trial at hand has been ended and recorded as KILLED.
     """
-    preload("benchmarks.trial")
     trials = benchmark.trials()
     display.note(f"preparing the data of {benchmark.workload.name}")
     data = benchmark.workload.data.build()
@@ -132,6 +131,13 @@ def run(benchmark: Benchmark, client: MlflowClient, display: Display) -> Outcome
     return Outcome(found, len(missing), failed)
 
 
+def _rank(trial: Trial, report: Any) -> dict[str, Any]:
+    # Imported in the rank: DeepSpeed takes seconds that the parent need not spend.
+    from benchmarks.trial import run_rank
+
+    return run_rank(trial, report)
+
+
 def _run_trial(
     trial: Trial, run_id: str, record: dict[str, Any], parent: BenchmarkRun, display: Display
 ) -> str:
@@ -141,7 +147,7 @@ def _run_trial(
     with TemporaryDirectory() as folder:
         log = Path(folder) / "ranks.log"
         try:
-            with Ranks(trial.workers, run_rank, trial, log=log) as ranks:
+            with Ranks(trial.workers, _rank, trial, log=log) as ranks:
                 for rank, kind, value in ranks.messages(HUNG_AFTER_S):
                     if kind == "result":
                         results[rank] = value

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import (
@@ -17,28 +16,10 @@ from mlflow.utils.mlflow_tags import (
 )
 
 from benchmarks.config import Benchmark, Trial
-from benchmarks.environment import ROOT
 from reports.results import BENCHMARK_FILE, BENCHMARK_ID, FAILURE, KIND, RECORD_FILE, TRIAL_ID
+from reports.scoring import CURVE
 
 PARAMETERS_A_REQUEST, VALUE_LIMIT, TAG_LIMIT = 100, 6000, 5000
-
-
-def default_uri() -> str:
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{ROOT / 'mlflow.db'}"
-
-
-def open_store(uri: str) -> MlflowClient:
-    """A client of the store at `uri`, created first where it is a file that does not exist.
-
-    Several first writers would corrupt the migrations of a fresh sqlite file, so only one process
-    at a time opens a store.
-    """
-    lock = ROOT / ".cache" / "mlflow.lock"
-    lock.parent.mkdir(exist_ok=True)
-    with FileLock(lock):
-        client = MlflowClient(uri)
-        client.search_experiments(max_results=1)
-    return client
 
 
 class BenchmarkRun:
@@ -81,19 +62,24 @@ class BenchmarkRun:
                 self.client.set_terminated(run.info.run_id, "KILLED")
 
     def _create(self, tags: dict[str, str]) -> str:
-        tags = tags | {"paceline.host": os.uname().nodename, MLFLOW_USER: os.environ.get("USER", "")}
+        tags = tags | {
+            "paceline.host": os.uname().nodename,
+            MLFLOW_USER: os.environ.get("USER", ""),
+        }
         run = self.client.create_run(self.experiment_id, tags=tags)
         return str(run.info.run_id)
 
-    def describe(
-        self, benchmark: Benchmark, trials: dict[str, Trial], **facts: Any
-    ) -> None:
+    def describe(self, benchmark: Benchmark, trials: dict[str, Trial], **facts: Any) -> None:
         """Stores what is run, on what, and which trials belong to it."""
         planned = [
             {"id": i, "algorithm": t.label, "workers": t.workers, "seed": t.seed}
             for i, t in trials.items()
         ]
-        content = {"name": benchmark.name, "benchmark": asdict(benchmark), "trials": planned} | facts
+        content = {
+            "name": benchmark.name,
+            "benchmark": asdict(benchmark),
+            "trials": planned,
+        } | facts
         self.client.log_dict(self.run_id, content, BENCHMARK_FILE)
 
     def start(self, trial: Trial, trial_id: str, data: dict[str, Any]) -> str:
@@ -128,7 +114,9 @@ class BenchmarkRun:
 
     def finish(self, run_id: str, figures: dict[str, float], record: dict[str, Any]) -> None:
         stamp = int(1000 * time.time())
-        self.client.log_batch(run_id, [Metric(k, v, stamp, 0) for k, v in figures.items()])
+        # What the curve has as well is there already, at its own steps.
+        new = {name: value for name, value in figures.items() if name not in CURVE}
+        self.client.log_batch(run_id, [Metric(k, v, stamp, 0) for k, v in new.items()])
         self.client.log_dict(run_id, record, RECORD_FILE)
         self.client.set_terminated(run_id, "FINISHED")
 
@@ -145,12 +133,6 @@ class BenchmarkRun:
         self.client.set_terminated(self.run_id, status)
 
 
-def attach(client: MlflowClient, run_id: str, paths: list[Path]) -> None:
-    """Stores the report and its figures with the run that they were drawn from."""
-    for path in paths:
-        client.log_artifact(run_id, str(path), "report")
-
-
 def _note(trial: Trial, data: dict[str, Any]) -> str:
     return (
         f"**{trial.algorithm_class.title}** on {trial.workers} workers, batch {trial.batch_size} each,"
@@ -160,9 +142,9 @@ def _note(trial: Trial, data: dict[str, Any]) -> str:
 
 def _flat(trial: Trial) -> dict[str, Any]:
     """The configuration of a trial as flat names, hyper-parameters without a prefix."""
-    scale = {k: getattr(trial, k) for k in ("workers", "batch_size", "zero_stage", "threads", "seed")}
+    scale = {
+        k: getattr(trial, k) for k in ("workers", "batch_size", "zero_stage", "threads", "seed")
+    }
     data = {f"data.{k}": v for k, v in trial.workload.data.arguments.items()}
     task = {f"task.{k}": v for k, v in trial.workload.task.arguments.items()}
     return {"algorithm": trial.algorithm, **scale, **trial.hyper_parameters, **task, **data}
-
-

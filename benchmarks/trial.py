@@ -6,14 +6,15 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
-from torch.utils.data import DataLoader, SequentialSampler
+from torch.utils.data import DataLoader
 
 from benchmarks.config import Trial
 from datasets.partition import BatchStream
@@ -47,7 +48,9 @@ def schedule(trial: Trial, rows: int) -> tuple[int, int]:
 class Meter(Callback):
     """Keeps the clock and the ledger's phase, and reports the curve."""
 
-    def __init__(self, clock: Clock, ledger: Ledger, examples_per_step: int, report: Report) -> None:
+    def __init__(
+        self, clock: Clock, ledger: Ledger, examples_per_step: int, report: Report
+    ) -> None:
         self.clock, self.ledger, self.report = clock, ledger, report
         self.examples_per_step = examples_per_step
         self.loss_sum, self.steps = torch.zeros((), device=clock.device), 0
@@ -82,8 +85,11 @@ class Meter(Callback):
         seconds, cpu_seconds = self._over_ranks(
             torch.distributed.ReduceOp.MAX, self.clock.total, self.clock.cpu_seconds
         )
-        loss, messages, wire = self._over_ranks(
-            torch.distributed.ReduceOp.SUM, self.loss_sum.item() / max(self.steps, 1), messages, wire
+        loss, *sent = self._over_ranks(
+            torch.distributed.ReduceOp.SUM,
+            self.loss_sum.item() / max(self.steps, 1),
+            wire,
+            messages,
         )
         ranks = trainer.world_size
         if not math.isfinite(loss):
@@ -95,8 +101,8 @@ class Meter(Callback):
                 "examples": trainer.global_step * self.examples_per_step,
                 "train_seconds": seconds,
                 "cpu_seconds": cpu_seconds,
-                "bytes_sent_per_worker": wire / ranks,
-                "messages_per_worker": messages / ranks,
+                "bytes_sent_per_worker": sent[0] / ranks,
+                "messages_per_worker": sent[1] / ranks,
                 "train_loss": loss / ranks,
                 **{name: value.item() for name, value in trainer.callback_metrics.items()},
             },
@@ -127,20 +133,38 @@ class Meter(Callback):
         return tensor.tolist()
 
 
-def loaders(
-    data: LightningDataModule, trial: Trial, rank: int
-) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """The training stream of one rank, and its part of the validation rows."""
-    training, validation = data.train_dataloader(), data.val_dataloader()
-    batches = BatchStream(
-        len(training.dataset), trial.batch_size, rank, trial.workers, stream(trial.seed, "order")
-    )
-    rows = np.array_split(np.arange(len(validation.dataset)), trial.workers)[rank]
-    parts = np.array_split(rows, math.ceil(len(rows) / EVALUATION_BATCH))
-    return (
-        DataLoader(training.dataset, batch_sampler=batches, collate_fn=training.collate_fn),
-        DataLoader(validation.dataset, batch_sampler=parts, collate_fn=validation.collate_fn),
-    )
+class Continue(Callback):
+    """Where training is resumed, lets the stream of batches go on at the step of the checkpoint."""
+
+    def __init__(self, batches: BatchStream) -> None:
+        self.batches = batches
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, algorithm: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        self.batches.start_step = progress["total"]["ready"]
+
+
+def training_batches(loader: DataLoader[Any], trial: Trial, rank: int) -> BatchStream:
+    """The stream of training batches of one rank."""
+    order = stream(trial.seed, "order")
+    return BatchStream(_rows(loader), trial.batch_size, rank, trial.workers, order)
+
+
+def validation_batches(loader: DataLoader[Any], trial: Trial, rank: int) -> list[Any]:
+    """One rank's part of the validation rows, in batches."""
+    rows = np.array_split(np.arange(_rows(loader)), trial.workers)[rank]
+    return np.array_split(rows, math.ceil(len(rows) / EVALUATION_BATCH))
+
+
+def _rows(loader: DataLoader[Any]) -> int:
+    return len(loader.dataset)  # type: ignore[arg-type]
+
+
+def _with_batches(loader: DataLoader[Any], batches: Any) -> DataLoader[Any]:
+    """The loader of a data module, with our batches in place of its own."""
+    return DataLoader(loader.dataset, batch_sampler=batches, collate_fn=loader.collate_fn)
 
 
 def build(trial: Trial, rank: int) -> tuple[LightningDataModule, Algorithm]:
@@ -154,23 +178,38 @@ def build(trial: Trial, rank: int) -> tuple[LightningDataModule, Algorithm]:
     return data, algorithm
 
 
-def run_rank(trial: Trial, report: Report) -> dict[str, Any]:
+def run_rank(
+    trial: Trial,
+    report: Report,
+    callbacks: Sequence[Callback] = (),
+    checkpoint: Path | None = None,
+) -> dict[str, Any]:
     """Trains `trial` as one of its ranks and returns the figures of this rank.
 
     Which rank it is stands in the environment, as torchrun and the fork server leave it.
+
+    Args:
+        trial: what to train.
+        report: sends a message to the parent.
+        callbacks: whoever else wants to see the training.
+        checkpoint: the folder of a checkpoint to go on from.
 
     Raises:
         Diverged: the training loss is not finite.
     """
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    # Batches are cut from memory, so loader processes would only cost; the torchmetrics that are
+    # logged have been reduced over the ranks already.
+    warnings.filterwarnings("ignore", ".*(does not have many workers|sync_dist=True).*")
     torch.set_num_threads(trial.threads)
+    os.environ["OMP_NUM_THREADS"] = str(trial.threads)  # else Lightning takes all cores again
     rank = int(os.environ["RANK"])
     data, algorithm = build(trial, rank)
-    training, validation = loaders(data, trial, rank)
+    training, validation = data.train_dataloader(), data.val_dataloader()
+    batches = training_batches(training, trial, rank)
     layout = trial.algorithm_class.layout(trial.workers, **trial.hyper_parameters)
-    steps, every = schedule(trial, len(training.dataset))
+    steps, every = schedule(trial, batches.examples)
     ledger = Ledger()
     backend = DeepSpeedBackend(layout, trial.zero_stage, ledger)
     clock = Clock(backend.root_device)
@@ -183,7 +222,7 @@ def run_rank(trial: Trial, report: Report) -> dict[str, Any]:
         val_check_interval=every,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        callbacks=[meter],
+        callbacks=[meter, Continue(batches), *callbacks],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -191,7 +230,12 @@ def run_rank(trial: Trial, report: Report) -> dict[str, Any]:
         use_distributed_sampler=False,
     )
     report("progress", {"step": 0, "steps": steps})
-    trainer.fit(algorithm, training, validation)
+    trainer.fit(
+        algorithm,
+        _with_batches(training, batches),
+        _with_batches(validation, validation_batches(validation, trial, rank)),
+        ckpt_path=checkpoint,
+    )
     result = {
         "steps": steps,
         "replicas": layout.replicas,

@@ -1,6 +1,6 @@
 """The baseline: one worker, plain minibatch training, what every speedup is measured against.
 
-    x_{t+1} = optimizer(x_t, grad L(x_t; B_t))
+x_{t+1} = optimizer(x_t, grad L(x_t; B_t))
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from lightning_modules.sync_sgd import SyncSGD
 
 class Baseline(SyncSGD):
     name = "baseline"
-    title = "one worker"
+    title = "baseline"
 
     @classmethod
     def layout(cls, workers: int, **hyper_parameters: Any) -> Layout:

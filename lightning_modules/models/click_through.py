@@ -61,10 +61,12 @@ class ClickThrough(Task):
         missing = batch.dense.isnan()
         embedded = self.embedding(batch.categories + self.offsets)
         features = [batch.dense.nan_to_num(0.0), missing.to(embedded.dtype), embedded.flatten(1)]
-        return self.tower(torch.cat(features, dim=1)).squeeze(1)
+        logits: Tensor = self.tower(torch.cat(features, dim=1))
+        return logits.squeeze(1)
 
     def labels(self, batch: Any) -> Tensor:
-        return batch.label
+        label: Tensor = batch.label
+        return label
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return binary_cross_entropy_with_logits(logits, labels)
@@ -78,7 +80,7 @@ class ClickThrough(Task):
     def configure_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         match self.optimizer:
             case "adagrad":
-                return torch.optim.Adagrad(parameters, lr=self.lr)
+                return torch.optim.Adagrad(parameters, lr=self.lr, fused=True)
             case "adam":
                 return torch.optim.Adam(parameters, lr=self.lr)
             case "sgd":
