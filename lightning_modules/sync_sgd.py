@@ -3,7 +3,7 @@
     g_t = 1/N sum_i grad L(x_t; B_t^i)          B_t^i: the batch of worker i, b examples
     x_{t+1} = optimizer(x_t, g_t)
 
-All workers form one replica, and DeepSpeed all-reduces (ZeRO 0) or reduce-scatters (ZeRO 1 to 3) the
+All workers form one replica, and DeepSpeed all-reduces (ZeRO 0 to 2) or reduce-scatters (ZeRO 3) the
 gradients inside it. N workers with batch b take the steps of one worker with batch N b.
 
 Paper: Hegde and Usmani (2016), "Parallel and Distributed Deep Learning", parallel SGD; the cost of
@@ -14,6 +14,7 @@ from typing import Any
 
 from lightning_modules.backend.algorithm import Algorithm
 from lightning_modules.backend.layout import Layout
+from lightning_modules.backend.ledger import engine_bytes
 
 
 class SyncSGD(Algorithm):
@@ -25,5 +26,6 @@ class SyncSGD(Algorithm):
         return Layout(replicas=1, ranks=workers)
 
     def expected_bytes(self, layout: Layout, zero_stage: int, steps: int) -> float:
-        """2 (N - 1) / N p a step, the lower bound of an all-reduce of p bytes."""
-        return 2 * (layout.ranks - 1) / layout.ranks * self.model_bytes * steps
+        """2 (N - 1) / N p a step at ZeRO 0, the lower bound of an all-reduce of p bytes; see
+        `engine_bytes` for the other stages."""
+        return engine_bytes(self.model_bytes, layout.ranks, zero_stage) * steps

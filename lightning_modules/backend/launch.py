@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
-
-import torch.distributed
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,17 @@ def _rank_main(
     target: Callable[..., Any],
     arguments: tuple[Any, ...],
     environment: dict[str, str],
+    log: Path | None,
     connection: Connection,
     lifeline: Connection,
 ) -> None:
     """The entry of a rank: runs `target(*arguments, report)` and reports its result or its failure."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when a trial ends
     threading.Thread(target=_follow_parent, args=(lifeline,), daemon=True).start()
+    if log is not None:
+        with log.open("ab") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
     os.environ.update(environment)
     rank = int(environment["RANK"])
 
@@ -65,9 +70,13 @@ def _rank_main(
         report("failure", Failure(rank, reason, time.time(), traceback.format_exc()))
 
 
-def preload(*modules: str) -> None:
-    """Names the modules that the fork server imports once, before the first rank is started."""
+def start_fork_server(*modules: str) -> None:
+    """Starts the fork server, which imports `modules` once for all ranks while the caller goes on.
+
+    Where it runs already, nothing happens.
+    """
     multiprocessing.get_context("forkserver").set_forkserver_preload(list(modules))
+    forkserver.ensure_running()
 
 
 class Ranks:
@@ -80,12 +89,22 @@ class Ranks:
         world_size: how many ranks.
         target: called in each rank as `target(*arguments, report)`; what it returns is the rank's
             result. `report(kind, value)` sends a message to the parent.
+        log: a file that takes what the ranks print.
     """
 
-    def __init__(self, world_size: int, target: Callable[..., Any], *arguments: Any) -> None:
+    def __init__(
+        self,
+        world_size: int,
+        target: Callable[..., Any],
+        *arguments: Any,
+        log: Path | None = None,
+    ) -> None:
+        # Imported here, so that the fork server can be started before this process imports torch.
+        from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
         # The parent holds the rendezvous store, on a port that the kernel chose: no port is ever
         # looked for first and taken later.
-        self._store = torch.distributed.TCPStore(
+        self._store = TCPStore(
             "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(minutes=5)
         )
         context = multiprocessing.get_context("forkserver")
@@ -109,7 +128,7 @@ class Ranks:
             end, lifeline = context.Pipe(duplex=False)
             process = context.Process(
                 target=_rank_main,
-                args=(target, arguments, environment, theirs, end),
+                args=(target, arguments, environment, log, theirs, end),
                 name=f"rank {rank}",
                 daemon=True,
             )
@@ -147,7 +166,9 @@ class Ranks:
             ready = wait(open_connections.values(), timeout=0.5 if failures else silence_s)
             if not ready and not failures:
                 failures.append(
-                    Failure(0, f"hung: no rank reported anything for {silence_s:.0f} s", time.time())
+                    Failure(
+                        0, f"hung: no rank reported anything for {silence_s:.0f} s", time.time()
+                    )
                 )
             if not ready or (failures and time.time() - failures[0].time > 5):
                 break
@@ -168,7 +189,9 @@ class Ranks:
                     del open_connections[rank]
         if failures:
             # A death has no time of its own: where a rank was killed, that is the cause.
-            raise RankFailed(min(failures, key=lambda failure: (failure.details != "", failure.time)))
+            raise RankFailed(
+                min(failures, key=lambda failure: (failure.details != "", failure.time))
+            )
 
     def _death(self, rank: int) -> Failure:
         process = self.processes[rank]

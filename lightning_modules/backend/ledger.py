@@ -32,7 +32,9 @@ _PAYLOAD = {
     "reduce_scatter": (1, "input_list"),
     "reduce_scatter_tensor": (1, "input_tensor"),
     "all_to_all_single": (1, "input"),
+    "all_to_all": (1, "input_tensor_list"),
     "gather": (0, "tensor"),
+    "scatter": (0, "tensor"),
     "send": (0, "tensor"),
     "isend": (0, "tensor"),
 }
@@ -59,7 +61,7 @@ def wire_bytes(operation: str, payload: float, size: int, backend: str = "gloo")
             return payload
         case "all_gather" | "all_gather_into_tensor" | "all_gather_coalesced":
             return (size - 1) * payload
-        case "broadcast" | "gather" | "all_to_all_single":
+        case "broadcast" | "gather" | "scatter" | "all_to_all_single" | "all_to_all":
             return share * payload
         case "reduce":
             return (share + share / size) * payload if backend == "gloo" else share * payload
@@ -67,6 +69,31 @@ def wire_bytes(operation: str, payload: float, size: int, backend: str = "gloo")
             return share * payload
         case _:
             return 2 * share * payload
+
+
+def engine_bytes(model_bytes: float, ranks: int, zero_stage: int, backend: str = "gloo") -> float:
+    """Bytes that one rank of a replica sends in one step of DeepSpeed, which has `ranks` of them.
+
+    In units of (N - 1) / N p for N ranks and p bytes of parameters, what DeepSpeed 0.19 sends is:
+
+    - ZeRO 0: an all-reduce of the gradients, 2.
+    - ZeRO 1 and 2: an all-reduce of the gradients as well, of which each rank then keeps its part,
+      and an all-gather of the parameters after the step, 2 + 1. They save memory, not traffic.
+    - ZeRO 3: a reduce-scatter of the gradients and one all-gather of the parameters, which stay
+      gathered between forward and backward up to 10^9 of them, 1 + 1. gloo implements the
+      reduce-scatter as an all-reduce of its input, 2 + 1.
+
+    Left out are the norm of the gradients (8 bytes a step), padding to equal parts, and at ZeRO 3
+    the first step, in which DeepSpeed records the order of the layers and gathers up to twice more.
+    """
+    share = (ranks - 1) / ranks * model_bytes
+    match zero_stage:
+        case 0:
+            return 2 * share
+        case 3 if backend != "gloo":
+            return 2 * share
+        case _:
+            return 3 * share
 
 
 class Ledger:
@@ -95,9 +122,13 @@ class Ledger:
             self.phase = before
 
     def attach(self, backend: Any) -> None:
-        """Counts what is sent through `backend`, a DeepSpeed communication backend object."""
+        """Counts what is sent through `backend`, a DeepSpeed communication backend object.
+
+        A ledger attached before counts no longer, so that a second `fit` is not counted twice.
+        """
         for operation in _PAYLOAD:
-            setattr(backend, operation, self._counted(operation, getattr(backend, operation)))
+            method = getattr(type(backend), operation).__get__(backend)
+            setattr(backend, operation, self._counted(operation, method))
 
     def _counted(self, operation: str, method: Callable[..., Any]) -> Callable[..., Any]:
         place, argument = _PAYLOAD[operation]

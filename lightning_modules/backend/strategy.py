@@ -1,6 +1,7 @@
 """The Lightning strategy that trains every algorithm through DeepSpeed, on CPUs and on GPUs."""
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,16 +9,24 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
+
+# DeepSpeed chooses its accelerator when it is first imported, and complains where there is no GPU.
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+# ruff: isort: split
 import deepspeed
 import deepspeed.comm as dist
-import torch
 from deepspeed.accelerator import get_accelerator
 from deepspeed.utils import groups as deepspeed_groups
 from lightning_fabric.utilities.seed import reset_seed
+from pytorch_lightning import Trainer
 from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy
 from torch import nn
 
-from lightning_modules.backend.layout import Layout, ReplicaGroups
+from lightning_modules.backend.groups import ReplicaGroups
+from lightning_modules.backend.layout import Layout
 from lightning_modules.backend.ledger import Ledger
 
 
@@ -60,6 +69,7 @@ class DeepSpeedBackend(DeepSpeedStrategy):
         self.layout = layout
         self.ledger = ledger or Ledger()
         self.groups: ReplicaGroups
+        self._rng_state: torch.Tensor | None = None
 
     @property
     def root_device(self) -> torch.device:
@@ -93,6 +103,12 @@ class DeepSpeedBackend(DeepSpeedStrategy):
         self.ledger.attach(deepspeed.comm.comm.cdb)
         self.groups = ReplicaGroups(self.layout, self.global_rank)
 
+    def setup(self, trainer: Trainer) -> None:
+        # Before every step, Lightning broadcasts from rank 0 to the world whether it was told to
+        # end. No algorithm asks for that, and it keeps replicas in step that should run free.
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+        super().setup(trainer)
+
     def _get_process_group_backend(self) -> str:
         shared = self.root_device.type == "cuda" and self.num_processes > torch.cuda.device_count()
         return "gloo" if shared else super()._get_process_group_backend()
@@ -112,6 +128,10 @@ class DeepSpeedBackend(DeepSpeedStrategy):
             mpu=self.groups,
             dist_init_required=False,
         )
+        if self.zero_stage_3:
+            # DeepSpeed leaves the parameters in a fresh Adagrad, alone of all optimizers, and on
+            # loading a checkpoint adds them a second time.
+            engine_optimizer._clear_fp32_optimizer_param_groups()
         return engine, engine_optimizer
 
     def save_checkpoint(
@@ -119,10 +139,12 @@ class DeepSpeedBackend(DeepSpeedStrategy):
     ) -> None:
         """Writes the state of every replica, each under a tag of its own, into folder `filepath`."""
         state = {k: v for k, v in checkpoint.items() if k not in ("state_dict", "optimizer_states")}
+        folder = self.broadcast(filepath)
         with self.ledger.during("checkpoint"):
             self.deepspeed_engine.save_checkpoint(
-                str(self.broadcast(filepath)), self._tag, client_state=state, save_latest=False
+                str(folder), self._tag, client_state=state, save_latest=False
             )
+        torch.save(get_accelerator().get_rng_state(), self._rng_file(folder))
 
     def load_checkpoint(
         self, checkpoint_path: str | Path, weights_only: bool | None = None
@@ -132,13 +154,24 @@ class DeepSpeedBackend(DeepSpeedStrategy):
         Raises:
             FileNotFoundError: the folder holds no state of this replica.
         """
+        if not self._rng_file(checkpoint_path).is_file():
+            raise FileNotFoundError(f"{checkpoint_path}: no checkpoint of {self._tag} in it")
         with self.ledger.during("checkpoint"):
-            path, state = self.deepspeed_engine.load_checkpoint(
+            _, state = self.deepspeed_engine.load_checkpoint(
                 str(checkpoint_path), self._tag, load_lr_scheduler_states=False
             )
-        if path is None:
-            raise FileNotFoundError(f"{checkpoint_path}: no checkpoint of {self._tag} in it")
+        self._rng_state = torch.load(self._rng_file(checkpoint_path))
         return dict(state)
+
+    def on_train_start(self) -> None:
+        # Only now: Lightning draws random numbers of its own when it sets up the data.
+        if self._rng_state is not None:
+            get_accelerator().set_rng_state(self._rng_state)
+            self._rng_state = None
+
+    def _rng_file(self, folder: str | Path) -> Path:
+        # DeepSpeed has no place for what differs between the ranks of a replica: their dropout.
+        return Path(folder) / self._tag / f"rng_state_rank_{self.global_rank}.pt"
 
     @property
     def _tag(self) -> str:
@@ -150,7 +183,7 @@ class DeepSpeedBackend(DeepSpeedStrategy):
 
         Every rank of the replica must enter, as gathering them is collective.
         """
-        parameters = list(self.lightning_module.parameters())
+        parameters = list(self.deepspeed_engine.parameters())
         with deepspeed.zero.GatheredParameters(parameters, enabled=self.zero_stage_3):
             yield parameters
 

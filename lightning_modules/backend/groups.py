@@ -1,0 +1,50 @@
+"""The process groups that follow from the layout of a trial."""
+
+from typing import Any
+
+import deepspeed.comm as dist
+
+from lightning_modules.backend.layout import Layout
+
+
+class ReplicaGroups:
+    """The process groups of one rank, in the form that `deepspeed.initialize(mpu=...)` asks for.
+
+    Attributes:
+        replica: the group of this rank's replica: DeepSpeed's data-parallel group.
+        peers: the group of the ranks at this rank's place in every replica.
+        alone: the group of this rank only: DeepSpeed's model-parallel group, of size 1.
+    """
+
+    def __init__(self, layout: Layout, rank: int) -> None:
+        # Creating a group is collective: every rank creates all of them, in the same order.
+        members = [
+            *(layout.members(replica) for replica in range(layout.replicas)),
+            *(layout.peers(place) for place in range(layout.ranks)),
+            *([other] for other in range(layout.world_size)),
+        ]
+        groups = {
+            ranks: dist.new_group(list(ranks)) for ranks in dict.fromkeys(map(tuple, members))
+        }
+        self.layout, self.rank = layout, rank
+        self.replica = groups[tuple(layout.members(layout.replica_of(rank)))]
+        self.peers = groups[tuple(layout.peers(rank % layout.ranks))]
+        self.alone = groups[(rank,)]
+
+    def get_data_parallel_group(self) -> Any:
+        return self.replica
+
+    def get_data_parallel_rank(self) -> int:
+        return self.rank % self.layout.ranks
+
+    def get_data_parallel_world_size(self) -> int:
+        return self.layout.ranks
+
+    def get_model_parallel_group(self) -> Any:
+        return self.alone
+
+    def get_model_parallel_rank(self) -> int:
+        return 0
+
+    def get_model_parallel_world_size(self) -> int:
+        return 1

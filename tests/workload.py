@@ -1,0 +1,245 @@
+"""A workload of a few hundred parameters for the tests: a noisy linear rule, learnt by a small tower."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import torch
+from pytorch_lightning import Callback, LightningDataModule, Trainer
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.utils.data import DataLoader, Dataset
+from torchmetrics.classification import BinaryAccuracy
+
+from benchmarks.config import Budget, Plugin, Target, Trial, Workload
+from benchmarks.trial import run_rank, stream
+from lightning_modules.backend.launch import Ranks
+from lightning_modules.backend.strategy import DeepSpeedBackend
+from lightning_modules.backend.task import Task
+
+FEATURES = 6
+
+
+class Rows(NamedTuple):
+    """Some examples: `x` [B, FEATURES], `y` [B] of 0 and 1."""
+
+    x: Tensor
+    y: Tensor
+
+
+def draw(rows: int, seed: int) -> Rows:
+    """`rows` examples of the rule, the same for the same seed."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, FEATURES, generator=generator)
+    noise = torch.randn(rows, generator=generator)
+    return Rows(x, (x.sum(dim=1) + 0.5 * noise > 0).float())
+
+
+class RowsDataset(Dataset[Rows]):
+    def __init__(self, rows: Rows, pause_s: float = 0.0) -> None:
+        self.rows, self.pause_s = rows, pause_s
+
+    def __len__(self) -> int:
+        return len(self.rows.y)
+
+    def __getitems__(self, indices: Any) -> Rows:
+        time.sleep(self.pause_s)
+        return Rows(self.rows.x[indices], self.rows.y[indices])
+
+
+def whole(batch: Any) -> Any:
+    """The collate function: `__getitems__` already gives a batch."""
+    return batch
+
+
+class LinearRule(LightningDataModule):
+    """Training and validation rows of the rule.
+
+    Args:
+        rows: examples to train on.
+        pause_s: how long reading a training batch takes.
+    """
+
+    provides: ClassVar[tuple[str, ...]] = ("features",)
+    features = FEATURES
+
+    def __init__(self, rows: int = 100, pause_s: float = 0.0) -> None:
+        super().__init__()
+        self.rows, self.pause_s = rows, pause_s
+
+    def training(self) -> RowsDataset:
+        return RowsDataset(draw(self.rows, 1), self.pause_s)
+
+    def train_dataloader(self) -> DataLoader[Rows]:
+        return DataLoader(self.training(), collate_fn=whole)
+
+    def val_dataloader(self) -> DataLoader[Rows]:
+        return DataLoader(RowsDataset(draw(50, 2)), collate_fn=whole)
+
+
+class Tower(Task):
+    """Two layers with tanh, which has no kinks: rounding stays rounding.
+
+    Args:
+        features: of an example; the data's.
+        width: of the hidden layer.
+        optimizer: with its usual settings but for `lr`.
+        lr: the learning rate.
+        dropout: of the hidden layer.
+        evaluation_pause_s: how long evaluating a batch takes.
+    """
+
+    loss_name = "log loss (nats)"
+    metric_name = "accuracy"
+
+    def __init__(
+        self,
+        features: int,
+        width: int = 16,
+        optimizer: Literal["sgd", "momentum", "adagrad", "adam"] = "sgd",
+        lr: float = 0.1,
+        dropout: float = 0.0,
+        evaluation_pause_s: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.optimizer, self.lr, self.evaluation_pause_s = optimizer, lr, evaluation_pause_s
+        self.tower = nn.Sequential(
+            nn.Linear(features, width), nn.Tanh(), nn.Dropout(dropout), nn.Linear(width, 1)
+        )
+
+    def forward(self, batch: Rows) -> Tensor:
+        if not self.training:
+            time.sleep(self.evaluation_pause_s)
+        return self.tower(batch.x).squeeze(1)  # type: ignore[no-any-return]
+
+    def labels(self, batch: Rows) -> Tensor:
+        return batch.y
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return binary_cross_entropy_with_logits(logits, labels)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid()
+
+    def metric(self) -> BinaryAccuracy:
+        return BinaryAccuracy()
+
+    def configure_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return optimizer_of(self.optimizer, parameters, self.lr)
+
+
+def optimizer_of(name: str, parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+    """The torch optimizer of that name."""
+    match name:
+        case "momentum":
+            return torch.optim.SGD(parameters, lr=lr, momentum=0.9)
+        case "adagrad":
+            return torch.optim.Adagrad(parameters, lr=lr)
+        case "adam":
+            return torch.optim.Adam(parameters, lr=lr)
+        case _:
+            return torch.optim.SGD(parameters, lr=lr)
+
+
+def trial(
+    workers: int = 2,
+    batch_size: int = 6,
+    steps: int = 50,
+    evaluations: int = 2,
+    seed: int = 0,
+    zero_stage: int = 0,
+    algorithm: str = "sync_sgd",
+    data: dict[str, Any] | None = None,
+    **task: Any,
+) -> Trial:
+    """A trial of the rule; what is not named here goes to the `Tower`."""
+    budget = Budget(examples=steps * batch_size * workers, epochs=1e9, evaluations=evaluations)
+    return Trial(
+        benchmark="test",
+        workload=Workload(
+            name="linear rule",
+            data=Plugin("tests.workload:LinearRule", data or {}),
+            task=Plugin("tests.workload:Tower", task),
+            target=Target(0.5),
+            budget=budget,
+        ),
+        label=algorithm,
+        algorithm=algorithm,
+        hyper_parameters={},
+        workers=workers,
+        batch_size=batch_size,
+        zero_stage=zero_stage,
+        threads=1,
+        accelerator="cpu",
+        seed=seed,
+    )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `train` does beside training.
+
+    Args:
+        save_to: the folder of a checkpoint to write after step `save_at`; training then ends.
+        resume_from: the folder of a checkpoint to go on from.
+    """
+
+    save_to: Path | None = None
+    save_at: int = 0
+    resume_from: Path | None = None
+
+
+class Observer(Callback):
+    """Carries out a plan and keeps the weights that training starts and ends with."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.initial = self.weights = np.empty(0)
+
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+        self.initial = weights_of(trainer)
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if self.plan.save_to and trainer.global_step == self.plan.save_at:
+            trainer.save_checkpoint(self.plan.save_to)
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: Trainer, *_: Any) -> None:
+        self.weights = weights_of(trainer)
+
+
+def weights_of(trainer: Trainer) -> np.ndarray:
+    """All weights of this rank's replica in one vector."""
+    assert isinstance(trainer.strategy, DeepSpeedBackend)
+    with trainer.strategy.full_parameters() as parameters:
+        return torch.cat([p.detach().flatten() for p in parameters]).cpu().numpy()
+
+
+def run_ranks(world_size: int, target: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What `target(*arguments, report)` returned on each rank."""
+    with Ranks(world_size, target, *arguments) as ranks:
+        results = {rank: value for rank, kind, value in ranks.messages(90) if kind == "result"}
+    return [results[rank] for rank in range(world_size)]
+
+
+def train(trial: Trial, plan: Plan, report: Callable[[str, Any], None]) -> dict[str, Any]:
+    """A rank of `trial`: its figures, with its weights before and after, and its curve."""
+    points = []
+
+    def listen(kind: str, value: Any) -> None:
+        if kind == "point":
+            points.append(value)
+        report(kind, value)
+
+    observer = Observer(plan)
+    figures = run_rank(trial, listen, [observer], plan.resume_from)
+    return {
+        **figures,
+        "initial": observer.initial,
+        "weights": observer.weights,
+        "points": points,
+        "order_seed": stream(trial.seed, "order"),
+    }
