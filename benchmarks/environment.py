@@ -14,7 +14,7 @@ import torch
 
 from benchmarks import ROOT
 
-PACKAGES = ("torch", "pytorch-lightning", "deepspeed", "torchmetrics", "numpy", "mlflow", "polars")
+PACKAGES = ("torch", "pytorch-lightning", "deepspeed", "torchmetrics", "numpy", "mlflow")
 
 
 @cache
