@@ -11,15 +11,7 @@ import pytest
 
 from lightning_modules.backend import launch
 
-# The last ones are what DeepSpeed imports late, at ZeRO 1 to 3: seconds in every rank.
-launch.start_fork_server(
-    "benchmarks.trial",
-    "tests.workload",
-    "torch._inductor",
-    "torch._dynamo.convert_frame",
-    "deepspeed.runtime.zero.muon.original_muon",
-    "deepspeed.runtime.superoffload.superoffload_stage3",
-)
+launch.start_fork_server("benchmarks.trial", "tests.workload")
 
 
 def ranks_alive() -> list[psutil.Process]:

@@ -24,7 +24,7 @@ def main() -> None:
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     for workers in (2, 4):
         before = loopback_bytes()
-        figures = run_ranks(workers, train, trial(workers, steps=30, width=50_000), Plan())
+        figures = run_ranks(workers, train, trial(workers, steps=20, width=50_000), Plan())
         kernel = loopback_bytes() - before
         ledger = sum(row["wire_bytes"] for rank in figures for row in rank["ledger"])
         print(workers, ledger, kernel)

@@ -140,7 +140,7 @@ def test_a_checkpoint_of_another_layout_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", [2, 4])
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 def test_the_bytes_measured_are_the_bytes_expected(workers: int, zero_stage: int) -> None:
-    long = trial(workers, 2, 300, evaluations=1, zero_stage=zero_stage, width=1000)
+    long = trial(workers, 2, 120, evaluations=1, zero_stage=zero_stage, width=1000)
     for figures in run_ranks(workers, train, long, Plan()):
         sent = sum(row["wire_bytes"] for row in figures["ledger"] if row["phase"] == "train")
         assert sent == pytest.approx(figures["expected_bytes_per_worker"], rel=0.01)
