@@ -80,8 +80,8 @@ class ClickDataset(Dataset[ClickBatch]):
         rows = torch.from_numpy(self._rows.take(indices, axis=0))
         return ClickBatch(
             label=rows[:, 0].float(),
-            dense=rows[:, 1 : 1 + INTEGERS].contiguous().view(torch.float32),
-            categories=rows[:, 1 + INTEGERS :].contiguous(),
+            dense=rows[:, 1 : 1 + INTEGERS].view(torch.float32),
+            categories=rows[:, 1 + INTEGERS :],
         )
 
     def __reduce__(self) -> tuple[type["ClickDataset"], tuple[Path, int, int]]:
