@@ -37,12 +37,16 @@ def stream(seed: int, name: str) -> int:
 
 
 def schedule(trial: Trial, rows: int) -> tuple[int, int]:
-    """The steps of a trial over `rows` training examples and the steps between two evaluations."""
+    """The steps of a trial over `rows` training examples and the steps between two evaluations.
+
+    A budget that is no multiple of both is rounded to one, at least one step.
+    """
     budget = trial.workload.budget
     examples = min(budget.examples, budget.epochs * rows)
-    between = examples / budget.evaluations / (trial.batch_size * trial.workers)
-    every = max(1, round(between))
-    return every * budget.evaluations, every
+    steps = max(1, round(examples / (trial.batch_size * trial.workers)))
+    evaluations = min(budget.evaluations, steps)
+    every = round(steps / evaluations)
+    return every * evaluations, every
 
 
 class Meter(Callback):

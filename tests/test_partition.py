@@ -5,6 +5,8 @@ from itertools import islice
 import numpy as np
 import pytest
 
+from benchmarks.config import load_benchmark
+from benchmarks.trial import schedule
 from datasets.partition import BatchStream
 
 
@@ -59,3 +61,21 @@ def test_the_seed_decides_the_order_and_nothing_else_does() -> None:
 def test_an_empty_training_set_is_refused() -> None:
     with pytest.raises(ValueError, match="the training set is empty"):
         BatchStream(0, 5)
+
+
+@pytest.mark.parametrize(
+    ("rows", "workers", "steps_and_interval"),
+    [
+        (10**6, 1, (3900, 195)),  # 10^6 / 256 = 3906 steps, 20 evaluations
+        (10**6, 4, (980, 49)),  # 10^6 / 1024 = 977 steps
+        (6480, 1, (20, 1)),  # one epoch of 25 steps
+        (6480, 4, (6, 1)),  # fewer steps than evaluations
+        (10, 4, (1, 1)),  # less than a step
+    ],
+)
+def test_a_budget_becomes_evenly_spaced_evaluations(
+    rows: int, workers: int, steps_and_interval: tuple[int, int]
+) -> None:
+    overrides = [f"--algorithms.sync_sgd.workers=[{workers}]"]
+    trial = load_benchmark("criteo", overrides).trials()[-1]
+    assert schedule(trial, rows) == steps_and_interval
