@@ -1,9 +1,10 @@
 """How fast Criteo rows are read, beside pandas and polars: `python -m benchmarks.ingest`.
 
 Each reading runs in a process of its own, so that its peak memory is its own. Paceline's covers
-checking, hashing, encoding and writing the cache from nothing; the other two only parse into a
-data frame, and pandas leaves the hexadecimal fields as text. Shuffled batches of 256 then come from the finished cache, which is not timed there.
-Imports are not timed either. The file is in the page cache for all.
+checking, hashing, encoding and writing the cache from nothing; the other two only parse into a data
+frame, and pandas leaves the hexadecimal fields as text. Shuffled batches of 256 then come from the
+finished cache, which is not timed there. Imports are not timed either. The file is in the page cache
+for all.
 """
 
 import argparse

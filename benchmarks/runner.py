@@ -17,10 +17,10 @@ from benchmarks.config import Benchmark, Trial
 from benchmarks.environment import code_hash, hardware, revision, versions
 from benchmarks.tracking import BenchmarkRun
 from lightning_modules.backend.launch import RankFailed, Ranks
-from reports.results import trial_runs
 from reports.scoring import score
 
 HUNG_AFTER_S = 600.0
+LOG_LIMIT = 20_000  # characters of what the ranks printed, kept with a failure
 
 
 class Display(Protocol):
@@ -69,65 +69,43 @@ def run(benchmark: Benchmark, client: MlflowClient, display: Display) -> Outcome
     Raises:
         KeyboardInterrupt: after the trial at hand has been ended and recorded as KILLED.
     """
-    trials = benchmark.trials()
+    planned = benchmark.trials()
     display.note(f"preparing the data of {benchmark.workload.name}")
     data = benchmark.workload.data.build()
     data.prepare_data()
     data.setup("fit")
-    facts = {
-        "code": code_hash(),
-        "data": data.fingerprint,
-        "versions": versions(),
-        "hardware": hardware(),
-    }
-    environment = {"versions": versions(), "hardware": hardware(), "revision": revision()}
-    identified = {trial.identity(**facts): trial for trial in trials}
-    task = benchmark.workload.task.cls
+    known = {"versions": versions(), "hardware": hardware()}
+    facts = {"code": code_hash(), "data": data.fingerprint, **known}
+    about = {"environment": {**known, "revision": revision()}, "data": data.description}
+    trials = {trial.identity(**facts): trial for trial in planned}
     with machine(display):
-        parent = BenchmarkRun(
-            client,
-            benchmark.name,
-            benchmark.identity(**facts),
-            f"{benchmark.name}: {data.description['name']}",
-        )
-        parent.describe(
-            benchmark,
-            identified,
-            data=data.description,
-            environment=environment,
-            loss_name=task.loss_name,
-            metric_name=task.metric_name,
-            titles={trial.label: trial.algorithm_class.title for trial in trials},
-        )
+        title = f"{benchmark.name}: {data.description['name']}"
+        parent = BenchmarkRun(client, benchmark.name, benchmark.identity(**facts), title)
+        parent.describe(benchmark, trials, **about)
         status = "FAILED"
         try:
-            finished = {
-                trial_id
-                for trial_id, run in trial_runs(client, benchmark.name).items()
-                if run.info.status == "FINISHED"
-            }
-            missing = {i: trial for i, trial in identified.items() if i not in finished}
-            if found := len(identified) - len(missing):
-                display.note(f"{found} of {len(identified)} trials are finished already")
-            failed = 0
-            for index, (trial_id, trial) in enumerate(missing.items()):
-                display.trial(trial, index, len(missing))
-                run_id = parent.start(trial, trial_id, data.description)
-                record = {
-                    "trial_id": trial_id,
-                    "trial": asdict(trial),
-                    "facts": facts,
-                    "environment": environment,
-                    "data": data.description,
-                }
-                outcome = _run_trial(trial, run_id, record, parent, display)
-                failed += outcome != "FINISHED"
-            status = "FAILED" if failed else "FINISHED"
+            outcome = _run_missing(trials, {"facts": facts, **about}, parent, display)
+            status = "FAILED" if outcome.failed else "FINISHED"
         except KeyboardInterrupt:
             status = "KILLED"
             raise
         finally:
             parent.close(status)
+    return outcome
+
+
+def _run_missing(
+    trials: dict[str, Trial], about: dict[str, Any], parent: BenchmarkRun, display: Display
+) -> Outcome:
+    missing = {i: trials[i] for i in trials if i not in parent.finished_trials()}
+    if found := len(trials) - len(missing):
+        display.note(f"{found} of {len(trials)} trials are finished already")
+    failed = 0
+    for index, (trial_id, trial) in enumerate(missing.items()):
+        display.trial(trial, index, len(missing))
+        run_id = parent.start(trial, trial_id, about["data"])
+        record = {"trial_id": trial_id, "trial": asdict(trial), **about}
+        failed += not _run_trial(trial, run_id, record, parent, display)
     return Outcome(found, len(missing), failed)
 
 
@@ -140,40 +118,51 @@ def _rank(trial: Trial, report: Any) -> dict[str, Any]:
 
 def _run_trial(
     trial: Trial, run_id: str, record: dict[str, Any], parent: BenchmarkRun, display: Display
-) -> str:
-    """Runs one trial and records how it ended; returns its status in MLflow."""
-    started, curve, results = time.time(), [], {}
-    steps = 0
+) -> bool:
+    """Runs one trial, records how it ended, and returns whether it finished."""
     with TemporaryDirectory() as folder:
         log = Path(folder) / "ranks.log"
         try:
-            with Ranks(trial.workers, _rank, trial, log=log) as ranks:
-                for rank, kind, value in ranks.messages(HUNG_AFTER_S):
-                    if kind == "result":
-                        results[rank] = value
-                    elif rank == 0 and kind == "point":
-                        curve.append(value)
-                        parent.point(run_id, value, started)
-                    elif rank == 0:
-                        steps = value.get("steps", steps)
-                        display.progress(value["step"], steps, value.get("train_loss"))
+            curve, results = _watch(trial, run_id, log, parent, display)
         except RankFailed as error:
-            output = log.read_text(errors="replace")[-20_000:] if log.exists() else ""
+            output = log.read_text(errors="replace")[-LOG_LIMIT:] if log.exists() else ""
             parent.fail(run_id, str(error), details=f"{error.details}\n{output}".strip())
             display.ended(trial, f"FAILED: {error}")
-            return "FAILED"
-        except BaseException:
-            parent.fail(run_id, "interrupted by the user", "KILLED")
-            display.ended(trial, "interrupted")
+            return False
+        except BaseException as error:
+            by_user = isinstance(error, KeyboardInterrupt)
+            reason = "interrupted by the user" if by_user else f"{type(error).__name__}: {error}"
+            parent.fail(run_id, reason, "KILLED")
+            display.ended(trial, reason)
             raise
     figures = score(pd.DataFrame(curve), trial.workload.target.loss)
     figures["expected_bytes_per_worker"] = results[0]["expected_bytes_per_worker"]
     record["result"] = results[0] | {"ranks": [results[rank] for rank in sorted(results)]}
     parent.finish(run_id, figures, record)
-    reached = figures.get("time_to_target_s")
+    seconds = figures.get("time_to_target_s")
     display.ended(
         trial,
         f"loss {figures['final_loss']:.4f}, {figures['examples_per_s']:,.0f} examples/s, "
-        + (f"target after {reached:.1f} s" if reached is not None else "target not reached"),
+        + ("target not reached" if seconds is None else f"target after {seconds:.1f} s"),
     )
-    return "FINISHED"
+    return True
+
+
+def _watch(
+    trial: Trial, run_id: str, log: Path, parent: BenchmarkRun, display: Display
+) -> tuple[list[dict[str, float]], dict[int, dict[str, Any]]]:
+    """Follows a trial's ranks to their end; returns the curve, and the result of each rank."""
+    started, steps = time.time(), 0
+    curve: list[dict[str, float]] = []
+    results: dict[int, dict[str, Any]] = {}
+    with Ranks(trial.workers, _rank, trial, log=log) as ranks:
+        for rank, kind, value in ranks.messages(HUNG_AFTER_S):
+            if kind == "result":
+                results[rank] = value
+            elif rank == 0 and kind == "point":
+                curve.append(value)
+                parent.point(run_id, value, started)
+            elif rank == 0:
+                steps = value.get("steps", steps)
+                display.progress(value["step"], steps, value.get("train_loss"))
+    return curve, results

@@ -16,7 +16,15 @@ from mlflow.utils.mlflow_tags import (
 )
 
 from benchmarks.config import Benchmark, Trial
-from reports.results import BENCHMARK_FILE, BENCHMARK_ID, FAILURE, KIND, RECORD_FILE, TRIAL_ID
+from reports.results import (
+    BENCHMARK_FILE,
+    BENCHMARK_ID,
+    FAILURE,
+    KIND,
+    RECORD_FILE,
+    TRIAL_ID,
+    trial_runs,
+)
 from reports.scoring import CURVE
 
 PARAMETERS_A_REQUEST, VALUE_LIMIT, TAG_LIMIT = 100, 6000, 5000
@@ -26,7 +34,7 @@ class BenchmarkRun:
     """The parent run of one benchmark in MLflow; under it, a child for each trial."""
 
     def __init__(self, client: MlflowClient, name: str, benchmark_id: str, title: str) -> None:
-        self.client = client
+        self.client, self.name = client, name
         self.experiment_id = self._experiment(name)
         self._abandon_stale()
         tags = {KIND: "benchmark", BENCHMARK_ID: benchmark_id, MLFLOW_RUN_NAME: title}
@@ -69,18 +77,27 @@ class BenchmarkRun:
         run = self.client.create_run(self.experiment_id, tags=tags)
         return str(run.info.run_id)
 
-    def describe(self, benchmark: Benchmark, trials: dict[str, Trial], **facts: Any) -> None:
+    def describe(self, benchmark: Benchmark, trials: dict[str, Trial], **about: Any) -> None:
         """Stores what is run, on what, and which trials belong to it."""
-        planned = [
-            {"id": i, "algorithm": t.label, "workers": t.workers, "seed": t.seed}
-            for i, t in trials.items()
-        ]
+        task = benchmark.workload.task.cls
         content = {
             "name": benchmark.name,
             "benchmark": asdict(benchmark),
-            "trials": planned,
-        } | facts
+            "trials": [
+                {"id": i, "algorithm": t.label, "workers": t.workers, "seed": t.seed}
+                for i, t in trials.items()
+            ],
+            "titles": {t.label: t.algorithm_class.title for t in trials.values()},
+            "loss_name": task.loss_name,
+            "metric_name": task.metric_name,
+            **about,
+        }
         self.client.log_dict(self.run_id, content, BENCHMARK_FILE)
+
+    def finished_trials(self) -> set[str]:
+        """The ids of the trials that have finished, under this benchmark or another of its name."""
+        runs = trial_runs(self.client, self.name)
+        return {trial_id for trial_id, run in runs.items() if run.info.status == "FINISHED"}
 
     def start(self, trial: Trial, trial_id: str, data: dict[str, Any]) -> str:
         """Opens the run of a trial and returns its id."""

@@ -21,7 +21,7 @@ from datasets.partition import BatchStream
 from lightning_modules.backend.algorithm import Algorithm
 from lightning_modules.backend.clock import Clock
 from lightning_modules.backend.ledger import Ledger
-from lightning_modules.backend.strategy import DeepSpeedBackend
+from lightning_modules.backend.strategy import DeepSpeedBackend, keep_off_gpus
 
 EVALUATION_BATCH = 8192
 Report = Callable[[str, Any], None]
@@ -214,6 +214,8 @@ def run_rank(
     batches = training_batches(training, trial, rank)
     layout = trial.algorithm_class.layout(trial.workers, **trial.hyper_parameters)
     steps, every = schedule(trial, batches.examples)
+    if trial.accelerator == "cpu":
+        keep_off_gpus()
     ledger = Ledger()
     backend = DeepSpeedBackend(layout, trial.zero_stage, ledger)
     clock = Clock(backend.root_device)
@@ -241,6 +243,7 @@ def run_rank(
         ckpt_path=checkpoint,
     )
     result = {
+        "device": clock.device.type,
         "steps": steps,
         "replicas": layout.replicas,
         "phases": clock.seconds,

@@ -67,6 +67,6 @@ def score(curve: pd.DataFrame, target_loss: float) -> dict[str, float]:
 def oversubscribed(record: dict[str, Any]) -> bool:
     """Whether a trial's ranks had to share cores, so that its wall-clock speedup says nothing."""
     trial, hardware = record["trial"], record["environment"]["hardware"]
-    if record["result"].get("device") == "cuda":
+    if record["result"]["device"] == "cuda":
         return bool(trial["workers"] > len(hardware["gpus"]))
     return bool(trial["workers"] * trial["threads"] > hardware["cores"])

@@ -97,15 +97,7 @@ def fill(
     """
     trials = {trial.identity(): trial for trial in plan.trials()}
     run = BenchmarkRun(client, plan.name, plan.identity(), plan.name)
-    run.describe(
-        plan,
-        trials,
-        data=data,
-        environment=ENVIRONMENT,
-        loss_name="log loss (nats)",
-        metric_name="accuracy",
-        titles={trial.label: trial.label for trial in trials.values()},
-    )
+    run.describe(plan, trials, data=data, environment=ENVIRONMENT)
     for trial_id, trial in trials.items():
         if trial.workers == skipped:
             continue
@@ -118,7 +110,8 @@ def fill(
             continue
         scores = score(pd.DataFrame(curve), plan.workload.target.loss)
         scores["expected_bytes_per_worker"] = scores["bytes_sent_per_worker"]
-        result = {"replicas": 1, "weights_sha256": f"{trial.workers}{trial.seed}" * 32}
+        weights = f"{trial.workers}{trial.seed}" * 32
+        result = {"device": "cpu", "replicas": 1, "weights_sha256": weights}
         record = {"trial": asdict(trial), "environment": ENVIRONMENT, "result": result}
         run.finish(run_id, scores, record)
     run.close("FINISHED")
@@ -289,7 +282,7 @@ def test_what_was_run_is_stated(whole: Results) -> None:
     assert "click rate 25.00 %" in facts["Data"]
     assert "0.5623" in facts["Data"]
     assert "0.4000" in facts["Data"]
-    assert facts["Algorithms"] == "baseline on 1 worker; sync_sgd on 2 and 4 workers"
+    assert facts["Algorithms"] == "baseline on 1 worker; synchronous SGD on 2 and 4 workers"
     assert facts["Scale"].startswith("batch of 10 examples per worker (weak scaling)")
     assert facts["Seeds"] == "0 and 1"
     assert facts["Code"] == "commit 0123456789ab, with uncommitted changes"
@@ -325,14 +318,14 @@ def test_the_answer_names_the_least_of_each_cost_and_no_crowded_seconds(whole: R
     answer = " ".join(given(whole)["answer"])
     assert "6 of 6 finished trials reached the target of 0.5." in answer
     assert "least training time with a core for every rank 2.5 s (baseline on 1 worker)" in answer
-    assert "fewest bytes sent per worker 10.0 kB (sync_sgd on 2 workers)" in answer
+    assert "fewest bytes sent per worker 10.0 kB (synchronous SGD on 2 workers)" in answer
     assert "single seed" not in answer
 
 
 def test_a_single_seed_is_called_so_and_unfinished_trials_are_counted(partial: Results) -> None:
     answer = " ".join(given(partial)["answer"])
     assert "No trial reached the target of 0.5 within the budget" in answer
-    assert "lowest final loss measured is 0.6000, sync_sgd on 2 workers, seed 0" in answer
+    assert "lowest final loss measured is 0.6000, synchronous SGD on 2 workers, seed 0" in answer
     assert "Each configuration finished with a single seed only" in answer
     assert "2 of 3 planned trials did not finish" in answer
 
@@ -393,14 +386,16 @@ def test_loss_curves_are_means_over_seeds_with_a_band_and_labelled_levels(whole:
     assert list(line.get_ydata()) == pytest.approx([0.7, 0.55, 0.45, 0.44])
     assert len(axes.collections) == 3
     labels = text_in(figure)
-    assert {"target 0.5", "Bayes 0.4", "baseline, 1 worker", "sync_sgd, 4 workers"} <= set(labels)
+    assert {"target 0.5", "Bayes 0.4", "baseline, 1 worker", "synchronous SGD, 4 workers"} <= set(
+        labels
+    )
 
 
 def test_an_unfinished_trial_is_drawn_to_where_it_stopped(partial: Results) -> None:
     figure = figures.loss_against_seconds(partial)
     (cross,) = [line for line in axes_of(figure).lines if line.get_marker() == "x"]
     assert (cross.get_xdata()[0], cross.get_ydata()[0]) == (pytest.approx(8 / 1.2), 0.6)
-    assert "sync_sgd, 4 workers (unfinished)" in text_in(figure)
+    assert "synchronous SGD, 4 workers (unfinished)" in text_in(figure)
 
 
 def test_speedup_is_relative_to_the_baseline_and_hollow_with_more_ranks_than_cores(

@@ -18,7 +18,8 @@ if not torch.cuda.is_available():
 # ruff: isort: split
 import deepspeed
 import deepspeed.comm as dist
-from deepspeed.accelerator import get_accelerator
+from deepspeed.accelerator import get_accelerator, set_accelerator
+from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 from deepspeed.utils import groups as deepspeed_groups
 from lightning_fabric.utilities.seed import reset_seed
 from pytorch_lightning import Trainer
@@ -28,6 +29,11 @@ from torch import nn
 from lightning_modules.backend.groups import ReplicaGroups
 from lightning_modules.backend.layout import Layout
 from lightning_modules.backend.ledger import Ledger
+
+
+def keep_off_gpus() -> None:
+    """Makes DeepSpeed use the CPU also on a machine with GPUs."""
+    set_accelerator(CPU_Accelerator())
 
 
 class DeepSpeedBackend(DeepSpeedStrategy):
