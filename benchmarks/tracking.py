@@ -55,7 +55,9 @@ class BenchmarkRun:
         scheme, _, file = self.client.tracking_uri.partition(":///")
         folder = Path(file).resolve().parent / "mlartifacts" / name
         location = folder.as_uri() if scheme == "sqlite" else None
-        return str(self.client.create_experiment(name, artifact_location=location))
+        # The page then opens on training runs, not on traces of language models.
+        tags = {"mlflow.experimentKind": "custom_model_development"}
+        return str(self.client.create_experiment(name, location, tags))
 
     def _abandon_stale(self) -> None:
         """Closes the runs of a parent process that is gone: the caller holds the machine's lock."""

@@ -20,7 +20,6 @@ from benchmarks.config import Trial
 from datasets.partition import BatchStream
 from lightning_modules.backend.algorithm import Algorithm
 from lightning_modules.backend.clock import Clock
-from lightning_modules.backend.ledger import Ledger
 from lightning_modules.backend.strategy import DeepSpeedBackend, keep_off_gpus
 
 EVALUATION_BATCH = 8192
@@ -52,17 +51,18 @@ def schedule(trial: Trial, rows: int) -> tuple[int, int]:
 class Meter(Callback):
     """Keeps the clock and the ledger's phase, and reports the curve."""
 
-    def __init__(
-        self, clock: Clock, ledger: Ledger, examples_per_step: int, report: Report
-    ) -> None:
-        self.clock, self.ledger, self.report = clock, ledger, report
+    def __init__(self, backend: DeepSpeedBackend, examples_per_step: int, report: Report) -> None:
+        self.backend, self.ledger, self.report = backend, backend.ledger, report
         self.examples_per_step = examples_per_step
-        self.loss_sum, self.steps = torch.zeros((), device=clock.device), 0
-        self.reported = 0.0
-        self.weights_sha256 = ""
+        self.steps, self.reported, self.weights_sha256 = 0, 0.0, ""
+
+    @property
+    def clock(self) -> Clock:
+        return self.backend.clock
 
     def on_train_start(self, trainer: Trainer, algorithm: LightningModule) -> None:
-        self._start(trainer)
+        self.loss_sum = torch.zeros((), device=self.backend.root_device)
+        self._start()
 
     def on_train_batch_start(self, *_: Any) -> None:
         self.clock.enter("train")
@@ -113,26 +113,25 @@ class Meter(Callback):
         )
         self.loss_sum.zero_()
         self.steps = 0
-        self._start(trainer)
+        self._start()
 
     def on_train_end(self, trainer: Trainer, algorithm: LightningModule) -> None:
         self.clock.stop()
         self.ledger.phase = "end"
-        assert isinstance(trainer.strategy, DeepSpeedBackend)
         digest = hashlib.sha256()
-        with trainer.strategy.full_parameters() as parameters:
+        with self.backend.full_parameters() as parameters:
             for parameter in parameters:
                 digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
         self.weights_sha256 = digest.hexdigest()
 
-    def _start(self, trainer: Trainer) -> None:
-        trainer.strategy.barrier()
+    def _start(self) -> None:
+        self.backend.barrier()
         self.ledger.phase = "train"
         self.clock.enter("data")
 
     def _over_ranks(self, operation: Any, *values: float) -> list[float]:
         # Straight through torch, not through DeepSpeed: measuring is not the algorithm's traffic.
-        tensor = torch.tensor(values, dtype=torch.float64, device=self.clock.device)
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.backend.root_device)
         torch.distributed.all_reduce(tensor, operation)
         return tensor.tolist()
 
@@ -216,10 +215,8 @@ def run_rank(
     steps, every = schedule(trial, batches.examples)
     if trial.accelerator == "cpu":
         keep_off_gpus()
-    ledger = Ledger()
-    backend = DeepSpeedBackend(layout, trial.zero_stage, ledger)
-    clock = Clock(backend.root_device)
-    meter = Meter(clock, ledger, trial.batch_size * trial.workers, report)
+    backend = DeepSpeedBackend(layout, trial.zero_stage)
+    meter = Meter(backend, trial.batch_size * trial.workers, report)
     trainer = Trainer(
         accelerator=trial.accelerator,
         devices=trial.workers,
@@ -242,6 +239,7 @@ def run_rank(
         _with_batches(validation, validation_batches(validation, trial, rank)),
         ckpt_path=checkpoint,
     )
+    clock, ledger = backend.clock, backend.ledger
     result = {
         "device": clock.device.type,
         "steps": steps,

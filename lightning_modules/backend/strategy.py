@@ -26,6 +26,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy
 from torch import nn
 
+from lightning_modules.backend.clock import Clock
 from lightning_modules.backend.groups import ReplicaGroups
 from lightning_modules.backend.layout import Layout
 from lightning_modules.backend.ledger import Ledger
@@ -42,10 +43,14 @@ class DeepSpeedBackend(DeepSpeedStrategy):
     The same code runs over gloo on CPUs and over NCCL on GPUs. Where ranks share a GPU, which NCCL
     does not allow, it is gloo again.
 
+    Attributes:
+        ledger: counts what this rank sends.
+        clock: the training time of this rank.
+        groups: the process groups of this rank.
+
     Args:
         layout: how the ranks are divided into replicas.
         zero_stage: the stage of ZeRO inside a replica, 0 to 3.
-        ledger: counts what this rank sends.
         timeout: how long an operation may wait for the other ranks.
 
     Raises:
@@ -58,7 +63,6 @@ class DeepSpeedBackend(DeepSpeedStrategy):
         self,
         layout: Layout,
         zero_stage: int = 0,
-        ledger: Ledger | None = None,
         timeout: timedelta = timedelta(minutes=30),
     ) -> None:
         super().__init__(
@@ -73,7 +77,9 @@ class DeepSpeedBackend(DeepSpeedStrategy):
             timeout=timeout,
         )
         self.layout = layout
-        self.ledger = ledger or Ledger()
+        self.ledger = Ledger()
+        # Known once this process has found its rank.
+        self.clock: Clock
         self.groups: ReplicaGroups
         self._rng_state: torch.Tensor | None = None
 
@@ -105,6 +111,7 @@ class DeepSpeedBackend(DeepSpeedStrategy):
         sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
         if self.root_device.type == "cuda":
             torch.cuda.set_device(self.root_device)
+        self.clock = Clock(self.root_device)
         self._init_deepspeed_distributed()
         self.ledger.attach(deepspeed.comm.comm.cdb)
         self.groups = ReplicaGroups(self.layout, self.global_rank)
