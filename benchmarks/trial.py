@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -118,11 +118,9 @@ class Meter(Callback):
     def on_train_end(self, trainer: Trainer, algorithm: LightningModule) -> None:
         self.clock.stop()
         self.ledger.phase = "end"
-        digest = hashlib.sha256()
-        with self.backend.full_parameters() as parameters:
-            for parameter in parameters:
-                digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
-        self.weights_sha256 = digest.hexdigest()
+        evaluated = cast(Algorithm, algorithm).evaluated_weights()
+        weights = self.backend.weights() if evaluated is None else evaluated
+        self.weights_sha256 = hashlib.sha256(weights.cpu().numpy().tobytes()).hexdigest()
 
     def _start(self) -> None:
         self.backend.barrier()

@@ -153,6 +153,7 @@ def trial(
     zero_stage: int = 0,
     algorithm: str = "sync_sgd",
     data: dict[str, Any] | None = None,
+    hyper_parameters: dict[str, Any] | None = None,
     **task: Any,
 ) -> Trial:
     """A trial of the rule; what is not named here goes to the `Tower`."""
@@ -168,7 +169,7 @@ def trial(
         ),
         label=algorithm,
         algorithm=algorithm,
-        hyper_parameters={},
+        hyper_parameters=hyper_parameters or {},
         workers=workers,
         batch_size=batch_size,
         zero_stage=zero_stage,

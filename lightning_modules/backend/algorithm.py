@@ -1,7 +1,7 @@
 """The base of every algorithm: a LightningModule around a task."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from pytorch_lightning import LightningModule
@@ -10,6 +10,9 @@ from torchmetrics import MeanMetric
 
 from lightning_modules.backend.layout import Layout
 from lightning_modules.backend.task import Task
+
+if TYPE_CHECKING:
+    from lightning_modules.backend.strategy import DeepSpeedBackend
 
 
 class Algorithm(LightningModule, ABC):
@@ -57,11 +60,38 @@ class Algorithm(LightningModule, ABC):
             if p.requires_grad
         )
 
+    @property
+    def backend(self) -> "DeepSpeedBackend":
+        """The strategy that trains this module, once training has started."""
+        return cast("DeepSpeedBackend", self.trainer.strategy)
+
+    def exchange(self, step: int) -> None:
+        """What replicas tell each other after optimizer step `step`, counted from 1."""
+
+    def optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        # Part of the step, and not a hook after it, so that no checkpoint falls between the two.
+        super().optimizer_step(*arguments, **options)
+        with self.backend.exchanging():
+            self.exchange(self.trainer.global_step + 1)
+
+    def evaluated_weights(self) -> Tensor | None:
+        """The weights [P] to evaluate, the same on every rank; None where each holds them already.
+
+        Every rank calls it at once, off the clock, so it may communicate.
+        """
+        return None
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.task.configure_optimizer(p for p in self.parameters() if p.requires_grad)
 
     def training_step(self, batch: Any, _: int) -> Tensor:
         return self.task.loss(self.task(batch), self.task.labels(batch))
+
+    def on_validation_start(self) -> None:
+        evaluated = self.evaluated_weights()
+        self._trained = None if evaluated is None else self.backend.weights()
+        if evaluated is not None:
+            self.backend.load_weights(evaluated)
 
     def validation_step(self, batch: Any, _: int) -> None:
         logits, labels = self.task(batch), self.task.labels(batch)
@@ -73,3 +103,5 @@ class Algorithm(LightningModule, ABC):
         self.log("validation_metric", self.validation_metric.compute())
         self.validation_loss.reset()
         self.validation_metric.reset()
+        if self._trained is not None:
+            self.backend.load_weights(self._trained)

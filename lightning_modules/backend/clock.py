@@ -1,6 +1,8 @@
 """Training time, with evaluation, logging and checkpointing off it."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -9,13 +11,13 @@ class Clock:
     """The training time of one rank in seconds, split into phases.
 
     The device is synchronised whenever the clock starts or stops, so that work still queued on a GPU
-    is counted where it was caused. Phases: `data` (waiting for a batch) and `train` (the rest). What
-    of it is spent sending is in the ledger.
+    is counted where it was caused. Phases: `data` (waiting for a batch), `exchange` (what replicas tell
+    each other) and `train` (the rest). What of it is spent sending is in the ledger.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.seconds = {"data": 0.0, "train": 0.0}
+        self.seconds = {"data": 0.0, "train": 0.0, "exchange": 0.0}
         self.cpu_seconds = 0.0
         self._phase: str | None = None
         self._since = self._cpu_since = 0.0
@@ -33,6 +35,17 @@ class Clock:
         else:
             self._book()
         self._phase = phase
+
+    @contextmanager
+    def during(self, phase: str) -> Iterator[None]:
+        """Books the block under `phase` and goes on with the phase before, if the clock runs."""
+        before = self._phase
+        if before is None:
+            yield
+            return
+        self.enter(phase)
+        yield
+        self.enter(before)
 
     def stop(self) -> None:
         """Books the time until now and stops."""

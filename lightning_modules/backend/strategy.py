@@ -24,7 +24,7 @@ from deepspeed.utils import groups as deepspeed_groups
 from lightning_fabric.utilities.seed import reset_seed
 from pytorch_lightning import Trainer
 from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_modules.backend.clock import Clock
 from lightning_modules.backend.groups import ReplicaGroups
@@ -199,6 +199,41 @@ class DeepSpeedBackend(DeepSpeedStrategy):
         parameters = list(self.deepspeed_engine.parameters())
         with deepspeed.zero.GatheredParameters(parameters, enabled=self.zero_stage_3):
             yield parameters
+
+    @contextmanager
+    def exchanging(self) -> Iterator[None]:
+        """Books what the block sends and the time it takes as an exchange between replicas."""
+        with self.ledger.during("exchange"), self.clock.during("exchange"):
+            yield
+
+    def weights(self) -> Tensor:
+        """A copy of this replica's trained parameters as one vector [P]."""
+        with self.full_parameters() as parameters:
+            return torch.cat([p.detach().flatten() for p in parameters if p.requires_grad])
+
+    def load_weights(self, weights: Tensor) -> None:
+        """Overwrites this replica's trained parameters; every rank of the replica calls it alike.
+
+        Raises:
+            NotImplementedError: under ZeRO 3, where no rank holds the parameters.
+        """
+        if self.zero_stage_3:
+            raise NotImplementedError("replicas exchange weights under ZeRO 0 to 2, not under 3")
+        trained = [p for p in self.deepspeed_engine.parameters() if p.requires_grad]
+        # In place, as DeepSpeed's buffers and the parameters are one memory.
+        for parameter, part in zip(
+            trained, weights.split([p.numel() for p in trained]), strict=True
+        ):
+            parameter.data.copy_(part.view_as(parameter))
+        if hasattr(self.deepspeed_engine.optimizer, "refresh_fp32_params"):
+            # ZeRO 1 and 2 step on copies of the parameters that they keep apart.
+            self.deepspeed_engine.optimizer.refresh_fp32_params()
+
+    def mean_over_replicas(self, vector: Tensor) -> Tensor:
+        """The mean of `vector` over the replicas, by one all-reduce between the ranks of one place."""
+        total = vector.clone()
+        dist.all_reduce(total, group=self.groups.peers)
+        return total / self.layout.replicas
 
     def barrier(self, *args: Any, **kwargs: Any) -> None:
         if dist.is_initialized():
