@@ -18,6 +18,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(
         prog="python -m benchmarks",
+        allow_abbrev=False,
         description="Which distributed training algorithm reaches your target soonest, and at what cost?",
     )
     root.add_argument(
@@ -30,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
 
     run = verbs.add_parser(
         "run",
+        allow_abbrev=False,
         help="run what is missing of a benchmark, then write its report",
         epilog="Any field of the YAML can be overridden, e.g. --scale.workers=[1,2]"
         " --workload.budget.examples=100000 --algorithms.sync_sgd.workers=[2].",
@@ -71,6 +73,9 @@ def main(arguments: list[str] | None = None) -> int:
     options.overrides = overrides
     try:
         return int(options.command(options))
+    except BrokenPipeError:  # whoever read our output, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         message, status = "interrupted; the same command goes on where this one stopped", 130
     except Exception as error:
@@ -84,10 +89,11 @@ def main(arguments: list[str] | None = None) -> int:
 def _mistakes() -> tuple[type[Exception], ...]:
     """The errors that are told in one line: a person's mistakes and the machine's, not ours."""
     from benchmarks.config import ConfigError
+    from benchmarks.store import StoreError
     from datasets.cache import DataError
     from reports.results import NoResults
 
-    return ConfigError, DataError, NoResults, OSError
+    return ConfigError, DataError, NoResults, OSError, StoreError
 
 
 if __name__ == "__main__":

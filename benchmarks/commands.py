@@ -5,12 +5,10 @@ Each imports what it needs itself: torch and Lightning take seconds, which `resu
 
 import argparse
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -47,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     console.print(table(results))
     console.print(f"report: {_write_report(client, results, options.report)}", soft_wrap=True)
     if outcome.failed:
-        console.print(f"{outcome.failed} trials failed; the same command tries them again")
+        console.print(f"failed trials: {outcome.failed}; the same command tries them again")
     return 1 if outcome.failed else 0
 
 
@@ -56,9 +54,9 @@ def results(options: argparse.Namespace) -> int:
     from benchmarks.store import open_store
     from reports.results import COLUMNS, load
 
-    found = load(open_store(options.store), _name(options.name))
+    found = load(open_store(options.store, create=False), _name(options.name))
     parameters = [str(name) for name in found.trials if str(name).startswith("param.")]
-    rows = found.trials[[*COLUMNS, *parameters]]
+    rows = found.trials[[*COLUMNS, "oversubscribed", "failure", *parameters]]
     match options.format:
         case "table":
             console.print(table(found))
@@ -73,7 +71,7 @@ def report(options: argparse.Namespace) -> int:
     from benchmarks.store import open_store
     from reports.results import load
 
-    client = open_store(options.store)
+    client = open_store(options.store, create=False)
     print(_write_report(client, load(client, _name(options.name)), options.report))
     return 0
 
@@ -113,8 +111,8 @@ def ui(options: argparse.Namespace) -> int:
     server += ["--host", "127.0.0.1", "--port", str(options.port), "--workers", "1"]
     # Jobs are for evaluating language models; without them the server starts in half the time.
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    console.print(f"MLflow: http://127.0.0.1:{options.port}  (Ctrl-C ends it)")
-    return subprocess.run(server, env=environment, check=False).returncode
+    print(f"MLflow: http://127.0.0.1:{options.port}  (Ctrl-C ends it)", flush=True)
+    os.execve(sys.executable, server, environment)  # so that a signal ends the server itself
 
 
 def doctor(options: argparse.Namespace) -> int:
@@ -131,10 +129,10 @@ def doctor(options: argparse.Namespace) -> int:
 
 def _name(name: str) -> str:
     """The name under which MLflow holds a benchmark that is given by its name or by its file."""
+    from benchmarks.config import find_benchmark, read_yaml
+
     path = Path(name)
-    if not path.suffix:
-        return name
-    return str(yaml.safe_load(path.read_text()).get("name", path.stem))
+    return str(read_yaml(find_benchmark(name)).get("name", path.stem)) if path.suffix else name
 
 
 def _first_comment(path: Path) -> str:

@@ -205,10 +205,27 @@ def find_benchmark(name: str) -> Path:
         ConfigError: there is none.
     """
     path = shipped().get(name, Path(name))
+    if path.suffix and not path.is_file():
+        raise ConfigError(f"{path}: there is no such file")
     if not path.is_file():
         hint = _nearest(name, list(shipped()))
         raise ConfigError(f"no benchmark {name!r}{hint}; `list` shows them all")
     return path
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The content of a benchmark's file.
+
+    Raises:
+        ConfigError: the file cannot be read or is no mapping.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: a benchmark is a mapping, see `benchmarks/criteo.yaml`")
+    return raw
 
 
 def load_benchmark(name: str, overrides: list[str]) -> Benchmark:
@@ -222,12 +239,7 @@ def load_benchmark(name: str, overrides: list[str]) -> Benchmark:
         ConfigError: in one line, which key of which file is wrong and what it could be instead.
     """
     path = find_benchmark(name)
-    try:
-        raw = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: a benchmark is a mapping, see `benchmarks/criteo.yaml`")
+    raw = read_yaml(path)
     parser, plugins = _parser(path, raw)
     _refuse_unknown(path, raw, parser)
     try:
@@ -256,7 +268,7 @@ def _parser(path: Path, raw: dict[str, Any]) -> tuple[ArgumentParser, dict[str, 
         raise ConfigError(f"{path}: workload is missing")
     data = plugin(workload.get("data"), "class", "workload.data")
     task = plugin(workload.get("task"), "class", "workload.task")
-    parser = ArgumentParser(exit_on_error=False)
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--name", type=str, default=path.stem)
     parser.add_argument("--workload.name", type=str, default=path.stem)
     parser.add_class_arguments(data, "workload.data")

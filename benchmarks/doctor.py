@@ -26,7 +26,7 @@ def run_checks(uri: str) -> Iterator[tuple[str, str, str | None]]:
         try:
             yield name, *check()
         except Exception as error:  # a check that cannot run has found a problem
-            yield name, f"{type(error).__name__}: {error}", "see the message"
+            yield name, f"{type(error).__name__}: {str(error).splitlines()[0]}", "see the message"
 
 
 def _versions() -> tuple[str, str | None]:
@@ -49,7 +49,7 @@ def _all_reduce(report: Callable[[str, Any], None]) -> float:
 
 
 def _ranks() -> tuple[str, str | None]:
-    start_fork_server("torch.distributed")
+    start_fork_server("lightning_modules.backend.strategy")
     with Ranks(2, _all_reduce, log=Path(os.devnull)) as ranks:
         sums = {value for _, kind, value in ranks.messages(60) if kind == "result"}
     wrong = None if sums == {2.0} else "gloo does not reduce; check the loopback interface"
@@ -58,7 +58,7 @@ def _ranks() -> tuple[str, str | None]:
 
 def _store(uri: str) -> tuple[str, str | None]:
     experiments = open_store(uri).search_experiments()
-    return f"{len(experiments)} experiments in MLflow's store {uri}", None
+    return f"experiments: {len(experiments)}, in MLflow's store {uri}", None
 
 
 def _disk() -> tuple[str, str | None]:

@@ -3,22 +3,42 @@
 from pathlib import Path
 
 from filelock import FileLock
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
 
 from benchmarks import ROOT
 
 
-def open_store(uri: str) -> MlflowClient:
+class StoreError(RuntimeError):
+    """MLflow's store cannot be opened."""
+
+
+def open_store(uri: str, create: bool = True) -> MlflowClient:
     """A client of the store at `uri`, created first where it is a file that does not exist.
 
     Several first writers would corrupt the migrations of a fresh sqlite file, so only one process
     at a time opens a store.
+
+    Args:
+        uri: of the store, as MLflow takes it.
+        create: whether a sqlite file may be made; a mistyped path should not become one.
+
+    Raises:
+        StoreError: there is no store, or it cannot be opened.
     """
+    scheme, _, file = uri.partition(":///")
+    if scheme == "sqlite" and not create and not Path(file).exists():
+        raise StoreError(f"no store at {uri}: no benchmark has been run into it yet")
     lock = ROOT / ".cache" / "mlflow.lock"
     lock.parent.mkdir(exist_ok=True)
-    with FileLock(lock):
-        client = MlflowClient(uri)
-        client.search_experiments(max_results=1)
+    try:
+        with FileLock(lock):
+            client = MlflowClient(uri)
+            client.search_experiments(max_results=1)
+    except (MlflowException, SQLAlchemyError) as error:
+        reason = str(error).splitlines()[0]
+        raise StoreError(f"MLflow cannot open the store {uri}: {reason}") from error
     return client
 
 

@@ -107,7 +107,7 @@ class BenchmarkRun:
             KIND: "trial",
             TRIAL_ID: trial_id,
             MLFLOW_PARENT_RUN_ID: self.run_id,
-            MLFLOW_RUN_NAME: f"{trial.label}, {trial.workers} workers, seed {trial.seed}",
+            MLFLOW_RUN_NAME: f"{trial.label}, workers {trial.workers}, seed {trial.seed}",
             MLFLOW_RUN_NOTE: _note(trial, data),
             "workload": trial.workload.name,
             "algorithm": trial.label,

@@ -38,14 +38,14 @@ def stream(seed: int, name: str) -> int:
 def schedule(trial: Trial, rows: int) -> tuple[int, int]:
     """The steps of a trial over `rows` training examples and the steps between two evaluations.
 
-    A budget that is no multiple of both is rounded to one, at least one step.
+    Training ends with an evaluation, so the budget is rounded to whole intervals: by half an interval
+    at most, and there may be a few evaluations more or less than asked for.
     """
     budget = trial.workload.budget
     examples = min(budget.examples, budget.epochs * rows)
     steps = max(1, round(examples / (trial.batch_size * trial.workers)))
-    evaluations = min(budget.evaluations, steps)
-    every = round(steps / evaluations)
-    return every * evaluations, every
+    every = max(1, round(steps / budget.evaluations))
+    return every * max(1, round(steps / every)), every
 
 
 class Meter(Callback):
@@ -123,6 +123,7 @@ class Meter(Callback):
         self.weights_sha256 = hashlib.sha256(weights.cpu().numpy().tobytes()).hexdigest()
 
     def _start(self) -> None:
+        self.backend.release_gathered()
         self.backend.barrier()
         self.ledger.phase = "train"
         self.clock.enter("data")

@@ -68,7 +68,8 @@ def test_an_empty_training_set_is_refused() -> None:
     [
         (10**6, 1, (3900, 195)),  # 10^6 / 256 = 3906 steps, 20 evaluations
         (10**6, 4, (980, 49)),  # 10^6 / 1024 = 977 steps
-        (6480, 1, (20, 1)),  # one epoch of 25 steps
+        (6480, 1, (25, 1)),  # one epoch of 25 steps
+        (7680, 1, (30, 2)),  # 15 evaluations of two steps rather than 20 steps or 40
         (6480, 4, (6, 1)),  # fewer steps than evaluations
         (10, 4, (1, 1)),  # less than a step
     ],

@@ -139,7 +139,7 @@ def test_the_parent_run_holds_the_report_and_every_trial_its_record(finished):
 def test_a_diverged_trial_fails_with_its_reason_and_the_others_go_on(finished):
     done = finished.run("--algorithms.baseline.workers=[1]", "--workload.task.lr=1e30")
     assert done.returncode == 1
-    assert "2 trials failed; the same command tries them again" in done.stdout
+    assert "failed trials: 2; the same command tries them again" in done.stdout
     reasons = finished.trials("FAILED")
     assert len(reasons) == 2
     assert all("raised Diverged: the training loss is" in reason for reason in reasons)
@@ -192,7 +192,7 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_ends_the_rest(checko
     assert err.endswith("interrupted; the same command goes on where this one stopped\n")
     assert not any(rank.is_running() for rank in ranks)
     assert len(checkout.trials("FINISHED")) == 1
-    assert checkout.trials("KILLED") == ["sync_sgd, 2 workers, seed 0: interrupted by the user"]
+    assert checkout.trials("KILLED") == ["sync_sgd, workers 2, seed 0: interrupted by the user"]
     done = checkout.run()
     assert done.returncode == 0
     assert "1 of 2 trials are finished already" in done.stdout
@@ -212,7 +212,7 @@ def test_a_killed_parent_loses_no_finished_trial_and_leaves_no_rank(checkout):
     assert done.returncode == 0
     assert "1 of 2 trials are finished already" in done.stdout
     assert checkout.trials("KILLED") == [
-        "sync_sgd, 2 workers, seed 0: interrupted: the process that ran it is gone"
+        "sync_sgd, workers 2, seed 0: interrupted: the process that ran it is gone"
     ]
     assert [row["status"] for row in checkout.rows()] == ["FINISHED", "FINISHED"]
 
@@ -223,7 +223,7 @@ def test_a_killed_rank_fails_its_trial_only(checkout):
     ranks[1].kill()
     out, err = process.communicate(timeout=120)
     assert process.returncode == 1, err
-    assert "1 trials failed" in out
+    assert "failed trials: 1" in out
     assert len(checkout.trials("FINISHED")) == 1
     (failed,) = checkout.trials("FAILED")
     assert "was killed by SIGKILL" in failed

@@ -200,6 +200,14 @@ class DeepSpeedBackend(DeepSpeedStrategy):
         with deepspeed.zero.GatheredParameters(parameters, enabled=self.zero_stage_3):
             yield parameters
 
+    def release_gathered(self) -> None:
+        """Under ZeRO 3, gives up the parameters that an evaluation has left gathered.
+
+        The next step of training would find them there, and their traffic would be nobody's.
+        """
+        if self.zero_stage_3:
+            self.deepspeed_engine.empty_partition_cache()
+
     @contextmanager
     def exchanging(self) -> Iterator[None]:
         """Books what the block sends and the time it takes as an exchange between replicas."""
