@@ -84,7 +84,8 @@ def engine_bytes(model_bytes: float, ranks: int, zero_stage: int, backend: str =
       reduce-scatter as an all-reduce of its input, 2 + 1.
 
     Left out are the norm of the gradients (8 bytes a step), padding to equal parts, and at ZeRO 3
-    the first step, in which DeepSpeed records the order of the layers and gathers up to twice more.
+    the first step, in which DeepSpeed records the order of the layers and gathers up to twice more, and
+    the step after each evaluation, which gathers again what the evaluation's end has released.
     """
     share = (ranks - 1) / ranks * model_bytes
     match zero_stage:
