@@ -128,6 +128,10 @@ def test_a_yaml_that_does_not_parse_is_one_line(written, tmp_path):
     ("override", "message"),
     [
         ("--scale.wrokers=[1]", "unknown option --scale.wrokers; did you mean '--scale.workers'?"),
+        (
+            "--scale.zero_stag=1",
+            "unknown option --scale.zero_stag; did you mean '--scale.zero_stage'?",
+        ),
         ("--scale.workers=[a]", "scale.workers: Expected a int. Got value: a"),
         ("--scale.zero_stage=5", "scale.zero_stage: Expected a Literal[0, 1, 2, 3]. Got value: 5"),
         ("--workload.budget.epochs=0", "workload.budget.epochs must be positive, not 0.0"),

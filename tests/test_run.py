@@ -150,6 +150,8 @@ def test_mistakes_exit_with_2_and_one_line(finished):
         ("run", "nonesuch"): "error: no benchmark 'nonesuch'; `list` shows them all\n",
         ("results", "criteo"): "error: no run of benchmark 'criteo' in this store;"
         " `run criteo` makes one\n",
+        ("--store=sqlite:////nonesuch/x.db", "results", "criteo"): "error: no store at"
+        " sqlite:////nonesuch/x.db: no benchmark has been run into it yet\n",
         (
             "run",
             str(finished.yaml),
