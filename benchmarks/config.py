@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
+from datasets.partition import Partition
 from lightning_modules import find_algorithms
 
 if TYPE_CHECKING:
     from lightning_modules.backend.algorithm import Algorithm
+    from lightning_modules.backend.layout import Layout
 
 FOLDER = Path(__file__).parent
 
@@ -93,6 +95,29 @@ class Scale:
 
 
 @dataclass(frozen=True)
+class Fault:
+    """What goes wrong on one rank, on purpose.
+
+    Args:
+        kind: its process is killed, or raises, after a step; or it is slow from then on.
+        rank: the rank; trials with fewer workers have no fault.
+        step: the first step, counted from 1, after which it shows.
+        factor: of a slow rank, how many times as long its steps take.
+    """
+
+    kind: Literal["kill", "raise", "slow"]
+    rank: int = 0
+    step: int = 1
+    factor: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.rank < 0 or self.step < 1:
+            raise ValueError(f"fault: no rank {self.rank} or step {self.step}; steps begin at 1")
+        if not self.factor >= 1:
+            raise ValueError(f"fault.factor must be at least 1, not {self.factor}")
+
+
+@dataclass(frozen=True)
 class Workload:
     """Data, model, target and budget: what every algorithm is given alike."""
 
@@ -111,6 +136,8 @@ class Trial:
         label: the algorithm's name in the benchmark, which may hold one algorithm twice with other
             hyper-parameters.
         batch_size: examples a rank takes at each step.
+        partition: how the training examples are divided among the replicas.
+        fault: what goes wrong, if anything is to.
     """
 
     benchmark: str
@@ -124,10 +151,17 @@ class Trial:
     threads: int
     accelerator: str
     seed: int
+    partition: Partition = field(default_factory=Partition)
+    fault: Fault | None = None
 
     @property
     def algorithm_class(self) -> "type[Algorithm]":
         return find_algorithms()[self.algorithm]
+
+    @property
+    def layout(self) -> "Layout":
+        """How the workers are divided into replicas."""
+        return self.algorithm_class.layout(self.workers, **self.hyper_parameters)
 
     def identity(self, **facts: Any) -> str:
         """16 hex digits that stand for this trial under the given facts (code, data, hardware)."""
@@ -143,6 +177,8 @@ class Benchmark:
     algorithms: dict[str, dict[str, Any]]
     scale: Scale
     seeds: list[int]
+    partition: Partition = field(default_factory=Partition)
+    fault: Fault | None = None
 
     def identity(self, **facts: Any) -> str:
         """16 hex digits that stand for this benchmark under the given facts."""
@@ -164,7 +200,7 @@ class Benchmark:
 
     def _trial(self, label: str, workers: int, seed: int) -> Trial:
         entry = dict(self.algorithms[label])
-        algorithm = entry.pop("algorithm")
+        algorithm, partition = entry.pop("algorithm"), entry.pop("partition")
         del entry["workers"]
         batch_size, left = self.scale.batch_size, 0
         if self.scale.scaling == "strong":
@@ -190,6 +226,8 @@ class Benchmark:
             threads=self.scale.threads,
             accelerator=self.scale.accelerator,
             seed=seed,
+            partition=partition or self.partition,
+            fault=self.fault if self.fault and self.fault.rank < workers else None,
         )
 
 
@@ -278,6 +316,8 @@ def _parser(path: Path, raw: dict[str, Any]) -> tuple[ArgumentParser, dict[str, 
     parser.add_class_arguments(Budget, "workload.budget")
     parser.add_class_arguments(Scale, "scale")
     parser.add_argument("--seeds", type=list[int], default=[0])
+    parser.add_class_arguments(Partition, "partition")
+    parser.add_argument("--fault", type=Fault | None, default=None)
     known = find_algorithms()
     for label, entry in (raw.get("algorithms") or {}).items():
         entry = raw["algorithms"][label] = dict(entry or {})
@@ -289,6 +329,7 @@ def _parser(path: Path, raw: dict[str, Any]) -> tuple[ArgumentParser, dict[str, 
             )
         parser.add_class_arguments(known[algorithm], f"algorithms.{label}", skip={"task"})
         parser.add_argument(f"--algorithms.{label}.workers", type=list[int] | None, default=None)
+        parser.add_argument(f"--algorithms.{label}.partition", type=Partition | None, default=None)
     return parser, plugins
 
 
@@ -302,6 +343,13 @@ def _benchmark(path: Path, values: dict[str, Any], plugins: dict[str, str]) -> B
         raise ConfigError(
             f"{path}: algorithms is missing; there are {', '.join(find_algorithms())}"
         )
+    try:
+        for entry in algorithms.values():
+            entry["partition"] = entry["partition"] and Partition(**entry["partition"])
+        partition = Partition(**values["partition"])
+        fault = values["fault"] and Fault(**values["fault"])
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
     benchmark = Benchmark(
         name=values["name"],
         workload=Workload(
@@ -314,6 +362,8 @@ def _benchmark(path: Path, values: dict[str, Any], plugins: dict[str, str]) -> B
         algorithms=algorithms,
         scale=Scale(**values["scale"]),
         seeds=values["seeds"],
+        partition=partition,
+        fault=fault,
     )
     _check_positive(path, benchmark)
     return benchmark
@@ -330,9 +380,9 @@ def _check_positive(path: Path, benchmark: Benchmark) -> None:
         "scale.workers": min(scale.workers, default=0),
         "seeds (how many)": len(benchmark.seeds),
     }
-    for field, value in quantities.items():
+    for place, value in quantities.items():
         if not value > 0:
-            raise ConfigError(f"{path}: {field} must be positive, not {value}")
+            raise ConfigError(f"{path}: {place} must be positive, not {value}")
 
 
 def _fields(parser: ArgumentParser) -> list[str]:

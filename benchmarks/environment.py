@@ -25,7 +25,8 @@ def code_hash() -> str:
     """
     digest = hashlib.sha256()
     sources = [*ROOT.glob("lightning_modules/**/*.py"), *ROOT.glob("datasets/**/*.py")]
-    for path in [*sorted(sources), ROOT / "benchmarks" / "trial.py"]:
+    trial = [ROOT / "benchmarks" / name for name in ("trial.py", "faults.py")]
+    for path in [*sorted(sources), *trial]:
         digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
@@ -136,7 +137,9 @@ def _run_trial(
             display.ended(trial, reason)
             raise
     figures = score(pd.DataFrame(curve), trial.workload.target.loss)
-    figures["expected_bytes_per_worker"] = results[0]["expected_bytes_per_worker"]
+    figures["expected_bytes_per_worker"] = fmean(
+        result["expected_bytes_per_worker"] for result in results.values()
+    )
     record["result"] = results[0] | {"ranks": [results[rank] for rank in sorted(results)]}
     parent.finish(run_id, figures, record)
     seconds = figures.get("time_to_target_s")

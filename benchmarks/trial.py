@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, cast
 
 import numpy as np
@@ -17,9 +18,11 @@ from pytorch_lightning import Callback, LightningDataModule, LightningModule, Tr
 from torch.utils.data import DataLoader
 
 from benchmarks.config import Trial
-from datasets.partition import BatchStream
+from benchmarks.faults import FaultInjector
+from datasets.partition import BatchOrder, BatchStream, TicketStream
 from lightning_modules.backend.algorithm import Algorithm
 from lightning_modules.backend.clock import Clock
+from lightning_modules.backend.layout import Layout
 from lightning_modules.backend.strategy import DeepSpeedBackend, keep_off_gpus
 
 EVALUATION_BATCH = 8192
@@ -51,18 +54,23 @@ def schedule(trial: Trial, rows: int) -> tuple[int, int]:
 class Meter(Callback):
     """Keeps the clock and the ledger's phase, and reports the curve."""
 
-    def __init__(self, backend: DeepSpeedBackend, examples_per_step: int, report: Report) -> None:
+    def __init__(self, backend: DeepSpeedBackend, batch_size: int, report: Report) -> None:
         self.backend, self.ledger, self.report = backend, backend.ledger, report
-        self.examples_per_step = examples_per_step
+        self.batch_size = batch_size
         self.steps, self.reported, self.weights_sha256 = 0, 0.0, ""
 
     @property
     def clock(self) -> Clock:
         return self.backend.clock
 
-    def on_train_start(self, trainer: Trainer, algorithm: LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, algorithm: LightningModule) -> None:
+        # An epoch of Lightning's is what lies between two evaluations.
+        self.backend.release_gathered()
+        self.backend.barrier()
         self.loss_sum = torch.zeros((), device=self.backend.root_device)
-        self._start()
+        self.steps = 0
+        self.ledger.phase = "train"
+        self.clock.enter("data")
 
     def on_train_batch_start(self, *_: Any) -> None:
         self.clock.enter("train")
@@ -70,11 +78,11 @@ class Meter(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, algorithm: LightningModule, outputs: Any, *_: Any
     ) -> None:
-        self.loss_sum += outputs["loss"]
+        self.loss_sum += outputs["task_loss"]
         self.steps += 1
         if time.monotonic() - self.reported > 0.25:
             self.reported = time.monotonic()
-            loss = outputs["loss"].item()
+            loss = outputs["task_loss"].item()
             if not math.isfinite(loss):
                 raise Diverged(f"the training loss is {loss} at step {trainer.global_step}")
             self.report("progress", {"step": trainer.global_step, "train_loss": loss})
@@ -89,31 +97,36 @@ class Meter(Callback):
         seconds, cpu_seconds = self._over_ranks(
             torch.distributed.ReduceOp.MAX, self.clock.total, self.clock.cpu_seconds
         )
-        loss, *sent = self._over_ranks(
+        figures = cast(Algorithm, algorithm).figures()
+        loss, steps, all_steps, *sums = self._over_ranks(
             torch.distributed.ReduceOp.SUM,
-            self.loss_sum.item() / max(self.steps, 1),
+            self.loss_sum.item(),
+            self.steps,
+            trainer.global_step,
             wire,
             messages,
+            *figures.values(),
         )
-        ranks = trainer.world_size
+        sent, sent_messages, *means = (total / trainer.world_size for total in sums)
+        # Ranks that do not wait for one another take steps of different numbers.
+        step = round(all_steps / trainer.world_size)
+        loss /= max(steps, 1)
         if not math.isfinite(loss):
-            raise Diverged(f"the training loss is {loss} at step {trainer.global_step}")
+            raise Diverged(f"the training loss is {loss} at step {step}")
         self.report(
             "point",
             {
-                "step": trainer.global_step,
-                "examples": trainer.global_step * self.examples_per_step,
+                "step": step,
+                "examples": all_steps * self.batch_size,
                 "train_seconds": seconds,
                 "cpu_seconds": cpu_seconds,
-                "bytes_sent_per_worker": sent[0] / ranks,
-                "messages_per_worker": sent[1] / ranks,
-                "train_loss": loss / ranks,
+                "bytes_sent_per_worker": sent,
+                "messages_per_worker": sent_messages,
+                "train_loss": loss,
                 **{name: value.item() for name, value in trainer.callback_metrics.items()},
+                **dict(zip(figures, means, strict=True)),
             },
         )
-        self.loss_sum.zero_()
-        self.steps = 0
-        self._start()
 
     def on_train_end(self, trainer: Trainer, algorithm: LightningModule) -> None:
         self.clock.stop()
@@ -121,12 +134,6 @@ class Meter(Callback):
         evaluated = cast(Algorithm, algorithm).evaluated_weights()
         weights = self.backend.weights() if evaluated is None else evaluated
         self.weights_sha256 = hashlib.sha256(weights.cpu().numpy().tobytes()).hexdigest()
-
-    def _start(self) -> None:
-        self.backend.release_gathered()
-        self.backend.barrier()
-        self.ledger.phase = "train"
-        self.clock.enter("data")
 
     def _over_ranks(self, operation: Any, *values: float) -> list[float]:
         # Straight through torch, not through DeepSpeed: measuring is not the algorithm's traffic.
@@ -136,7 +143,7 @@ class Meter(Callback):
 
 
 class Continue(Callback):
-    """Where training is resumed, lets the stream of batches go on at the step of the checkpoint."""
+    """Where training is resumed, lets the stream of batches go on where the checkpoint was written."""
 
     def __init__(self, batches: BatchStream) -> None:
         self.batches = batches
@@ -144,19 +151,61 @@ class Continue(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, algorithm: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        self.batches.start_step = progress["total"]["ready"]
+        loop = checkpoint["loops"]["fit_loop"]
+        step = loop["epoch_loop.batch_progress"]["total"]["ready"]
+        segment = self.batches.go_on(step, checkpoint["epoch"])
+        # Lightning is told that it begins an epoch of its own: it cannot skip into one.
+        for name, total, current in (
+            ("epoch_progress", segment, segment),
+            ("epoch_loop.batch_progress", step, 0),
+        ):
+            loop[name]["total"] = dict.fromkeys(loop[name]["total"], total)
+            loop[name]["current"] = dict.fromkeys(loop[name]["current"], current)
+        loop["epoch_loop.batch_progress"]["is_last_batch"] = False
 
 
-def training_batches(loader: DataLoader[Any], trial: Trial, rank: int) -> BatchStream:
-    """The stream of training batches of one rank."""
-    order = stream(trial.seed, "order")
-    return BatchStream(_rows(loader), trial.batch_size, rank, trial.workers, order)
+def training_batches(
+    trial: Trial, algorithm: Algorithm, part: np.ndarray, rank: int, every: int
+) -> BatchStream:
+    """The stream of training batches of one rank, whose replica trains on the rows `part`."""
+    layout = trial.layout
+    replica, place = layout.replica_of(rank), rank % layout.ranks
+    kind = trial.partition.kind
+    alike = replica == 0 or kind in ("iid", "same")
+    seed = stream(trial.seed, "order" if alike else f"order {replica}")
+    order = BatchOrder(part, trial.batch_size, seed)
+    if algorithm.asynchronous:
+        draw = algorithm.tickets(rank, _ticket)
+        return TicketStream(order, draw, kind != "iid", trial.workers, every)
+    if kind == "iid":
+        return BatchStream(order, rank, trial.workers, every)
+    return BatchStream(order, place, layout.ranks, every)
 
 
-def validation_batches(loader: DataLoader[Any], trial: Trial, rank: int) -> list[Any]:
-    """One rank's part of the validation rows, in batches."""
-    rows = np.array_split(np.arange(_rows(loader)), trial.workers)[rank]
+def _ticket() -> int:
+    # From the rendezvous store, which the parent holds: no rank has to answer another.
+    store = torch.distributed.distributed_c10d._get_default_store()
+    return int(store.add("paceline/ticket", 1)) - 1
+
+
+def partition(trial: Trial, algorithm: Algorithm, loader: DataLoader[Any]) -> list[np.ndarray]:
+    """The training rows of each replica."""
+    rows = _rows(loader)
+    labels = None
+    if trial.partition.needs_labels:
+        batches = _with_batches(loader, _batches(np.arange(rows)))
+        labels = np.concatenate([algorithm.task.labels(batch).numpy() for batch in batches])
+    seed = stream(trial.seed, "partition")
+    return trial.partition.parts(rows, trial.layout.replicas, seed, labels)
+
+
+def validation_batches(rows: int, algorithm: Algorithm, layout: Layout, rank: int) -> list[Any]:
+    """One rank's part of the validation rows, in batches: those of its world, or of its replica."""
+    sharers = layout.world_size if algorithm.one_model else layout.ranks
+    return _batches(np.array_split(np.arange(rows), sharers)[rank % sharers])
+
+
+def _batches(rows: np.ndarray) -> list[np.ndarray]:
     return np.array_split(rows, math.ceil(len(rows) / EVALUATION_BATCH))
 
 
@@ -166,14 +215,23 @@ def _rows(loader: DataLoader[Any]) -> int:
 
 def _with_batches(loader: DataLoader[Any], batches: Any) -> DataLoader[Any]:
     """The loader of a data module, with our batches in place of its own."""
-    return DataLoader(loader.dataset, batch_sampler=batches, collate_fn=loader.collate_fn)
+    return DataLoader(
+        loader.dataset,
+        batch_sampler=batches,
+        collate_fn=loader.collate_fn,
+        # Else each pass over it draws from the random numbers that dropout goes on with.
+        generator=torch.Generator(),
+    )
 
 
 def build(trial: Trial, rank: int) -> tuple[LightningDataModule, Algorithm]:
     """The data and the algorithm of a trial, the same on every rank but for its random streams."""
     data = trial.workload.data.build()
     data.setup("fit")
-    torch.manual_seed(stream(trial.seed, "initialisation"))
+    replica = 0 if trial.algorithm_class.one_model else trial.layout.replica_of(rank)
+    torch.manual_seed(
+        stream(trial.seed, f"initialisation {replica}" if replica else "initialisation")
+    )
     task = trial.workload.task.build(**{name: getattr(data, name) for name in data.provides})
     algorithm = trial.algorithm_class(task, **trial.hyper_parameters)
     torch.manual_seed(stream(trial.seed, f"rank {rank}"))
@@ -209,22 +267,26 @@ def run_rank(
     rank = int(os.environ["RANK"])
     data, algorithm = build(trial, rank)
     training, validation = data.train_dataloader(), data.val_dataloader()
-    batches = training_batches(training, trial, rank)
-    layout = trial.algorithm_class.layout(trial.workers, **trial.hyper_parameters)
-    steps, every = schedule(trial, batches.examples)
+    steps, every = schedule(trial, _rows(training))
+    layout, parts = trial.layout, partition(trial, algorithm, training)
+    examples = [len(part) for part in parts]
+    algorithm.data_share = examples[layout.replica_of(rank)] / sum(examples)
+    seen_by_all = trial.workers if trial.partition.kind == "iid" else layout.ranks
+    algorithm.epoch_steps = fmean(examples) / (trial.batch_size * seen_by_all)
+    batches = training_batches(trial, algorithm, parts[layout.replica_of(rank)], rank, every)
+    evaluated = validation_batches(_rows(validation), algorithm, layout, rank)
     if trial.accelerator == "cpu":
         keep_off_gpus()
     backend = DeepSpeedBackend(layout, trial.zero_stage)
-    meter = Meter(backend, trial.batch_size * trial.workers, report)
+    meter = Meter(backend, trial.batch_size, report)
+    fault = [FaultInjector(trial.fault)] if trial.fault else []
     trainer = Trainer(
         accelerator=trial.accelerator,
         devices=trial.workers,
         strategy=backend,
-        max_steps=steps,
-        val_check_interval=every,
-        check_val_every_n_epoch=None,
+        max_epochs=steps // every,
         num_sanity_val_steps=0,
-        callbacks=[meter, Continue(batches), *callbacks],
+        callbacks=[*fault, meter, Continue(batches), *callbacks],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -235,21 +297,24 @@ def run_rank(
     trainer.fit(
         algorithm,
         _with_batches(training, batches),
-        _with_batches(validation, validation_batches(validation, trial, rank)),
+        _with_batches(validation, evaluated),
         ckpt_path=checkpoint,
     )
     clock, ledger = backend.clock, backend.ledger
     result = {
         "device": clock.device.type,
-        "steps": steps,
+        "steps": trainer.global_step,
         "replicas": layout.replicas,
         "phases": clock.seconds,
         "send_seconds": ledger.seconds["train"] + ledger.seconds["exchange"],
         "cpu_seconds": clock.cpu_seconds,
         "ledger": ledger.rows(),
-        "expected_bytes_per_worker": algorithm.expected_bytes(layout, trial.zero_stage, steps),
+        "expected_bytes_per_worker": algorithm.expected_bytes(
+            layout, trial.zero_stage, trainer.global_step
+        ),
         "parameters": algorithm.model_bytes // 4,
         "weights_sha256": meter.weights_sha256,
+        "algorithm": algorithm.record(),
     }
     # A rank that leaves while its peers still talk to it makes them abort.
     torch.distributed.barrier()

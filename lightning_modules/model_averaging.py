@@ -1,18 +1,23 @@
 """Model averaging: replicas train alone and average their weights every tau steps.
 
     x_i <- optimizer(x_i, grad L(x_i; B_i))                  tau local steps on each of R replicas
-    d   =  x - 1/R sum_i x_i                                 x: where the round began
+    d   =  x - sum_i n_i/n x_i                               x: where the round began
     v   <- mu v + d
     x   <- x - eta (d + mu v),   x_i <- x                    the outer step, Nesterov
 
-With eta = 1 and mu = 0, the default, x becomes the plain average: local SGD, or parallel SGD with
-infrequent averaging. With an adaptive inner optimizer and eta < 1, mu > 0 it is DiLoCo. tau as large
-as the number of steps is one-shot averaging. With tau = 1, plain SGD and the default outer step it
-takes the steps of synchronous SGD. The inner optimizer's state stays with its replica.
+n_i of the n examples are replica i's. With eta = 1 and mu = 0, the default, x becomes the plain
+average: local SGD, or FedAvg with all clients. With an adaptive inner optimizer and eta < 1, mu > 0 it
+is DiLoCo; with `warmup_steps`, in which weights are averaged at every step, post-local SGD. tau as
+large as the number of steps is one-shot averaging. With tau = 1, plain SGD and the default outer step
+it takes the steps of synchronous SGD. The inner optimizer's state stays with its replica.
+
+Co-learning restarts the learning rate each round, lr_j = lr decay^(j / tau) at the round's step j, and
+doubles tau when the average has moved by less than epsilon: |x - x_before| <= epsilon |x_before|.
 
 Papers: Zinkevich et al. (2010), "Parallelized Stochastic Gradient Descent"; McMahan et al. (2016),
-"Communication-Efficient Learning of Deep Networks from Decentralized Data", algorithm 1 with equally
-many examples a replica; Douillard et al. (2023), "DiLoCo", algorithm 1.
+"Communication-Efficient Learning of Deep Networks from Decentralized Data", algorithm 1; Lin et al.
+(2018), "Don't Use Large Mini-Batches, Use Local SGD"; Xu et al. (2018), "Collaborative Deep Learning
+Across Multiple Data Centers"; Douillard et al. (2023), "DiLoCo", algorithm 1.
 
 Evaluated is the average of the replicas' weights.
 """
@@ -34,12 +39,17 @@ class ModelAveraging(Algorithm):
     Args:
         task: what is trained.
         tau: local steps between two exchanges.
+        local_epochs: passes over a replica's examples between two exchanges, instead of `tau`; those
+            of a replica with an average share, so that all take equally many steps.
         ranks_per_replica: ranks that train one replica synchronously.
         outer_lr: eta of the outer step.
         outer_momentum: mu of the outer step.
+        warmup_steps: steps at the start that each end with a plain average.
+        lr_decay: the factor by which the learning rate falls in a round.
+        epsilon: relative movement of the average below which tau doubles; 0 is never.
 
     Raises:
-        ValueError: tau is not positive.
+        ValueError: an argument is out of range.
     """
 
     name = "model_averaging"
@@ -49,16 +59,28 @@ class ModelAveraging(Algorithm):
         self,
         task: Task,
         tau: int = 10,
+        local_epochs: float | None = None,
         ranks_per_replica: int = 1,
         outer_lr: float = 1.0,
         outer_momentum: float = 0.0,
+        warmup_steps: int = 0,
+        lr_decay: float = 1.0,
+        epsilon: float = 0.0,
     ) -> None:
         super().__init__(task)
         if tau < 1:
             raise ValueError(f"tau must be at least 1 step, not {tau}")
-        self.tau, self.outer_lr, self.outer_momentum = tau, outer_lr, outer_momentum
+        if local_epochs is not None and not local_epochs > 0:
+            raise ValueError(f"local_epochs must be positive, not {local_epochs}")
+        if not 0 < lr_decay <= 1:
+            raise ValueError(f"lr_decay must be within (0, 1], not {lr_decay}")
+        self.tau, self.local_epochs = tau, local_epochs
+        self.outer_lr, self.outer_momentum = outer_lr, outer_momentum
+        self.warmup_steps, self.lr_decay, self.epsilon = warmup_steps, lr_decay, epsilon
+        self.next_exchange, self.round_begin = 0, 0
         self.round_start: Tensor | None = None
         self.velocity: Tensor
+        self.divergence = 0.0
 
     @classmethod
     def layout(cls, workers: int, **hyper_parameters: Any) -> Layout:
@@ -68,34 +90,63 @@ class ModelAveraging(Algorithm):
         return Layout(workers // ranks, ranks)
 
     def on_train_start(self) -> None:
-        if self.round_start is None:  # else a checkpoint has brought it
-            self.round_start = self.backend.weights()
-            self.velocity = torch.zeros_like(self.round_start)
+        self.base_lrs = [group["lr"] for group in self.trainer.optimizers[0].param_groups]
+        if self.round_start is not None:
+            return  # a checkpoint has brought it
+        if self.local_epochs is not None:
+            self.tau = max(1, round(self.local_epochs * self.epoch_steps))
+        self.round_start = self.backend.weights()
+        self.velocity = torch.zeros_like(self.round_start)
+        self.next_exchange = 1 if self.warmup_steps else self.tau
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        if self.lr_decay < 1:
+            passed = (self.trainer.global_step - self.round_begin) / self.tau
+            groups = self.trainer.optimizers[0].param_groups
+            for group, lr in zip(groups, self.base_lrs, strict=True):
+                group["lr"] = lr * self.lr_decay**passed
 
     def exchange(self, step: int) -> None:
-        if step % self.tau:
+        if step < self.next_exchange:
             return
         assert self.round_start is not None
-        difference = self.round_start - self._average()
-        self.velocity = self.outer_momentum * self.velocity + difference
-        outer_step = difference + self.outer_momentum * self.velocity
-        self.round_start = self.round_start - self.outer_lr * outer_step
+        before, average = self.round_start, self._average()
+        if step <= self.warmup_steps:
+            self.round_start = average
+        else:
+            difference = before - average
+            self.velocity = self.outer_momentum * self.velocity + difference
+            outer_step = difference + self.outer_momentum * self.velocity
+            self.round_start = before - self.outer_lr * outer_step
+            if (self.round_start - before).norm() <= self.epsilon * before.norm():
+                self.tau *= 2
         self.backend.load_weights(self.round_start)
+        self.exchanges += 1
+        self.round_begin = step
+        self.next_exchange = step + (1 if step < self.warmup_steps else self.tau)
 
     def _average(self) -> Tensor:
-        return self.backend.mean_over_replicas(self.backend.weights())
+        return self.mean_over_replicas(self.backend.weights())
 
     def evaluated_weights(self) -> Tensor:
-        return self._average()
+        average = self._average()
+        self.divergence = float((self.backend.weights() - average).norm() / average.norm())
+        return average
+
+    def figures(self) -> dict[str, float]:
+        """The replicas' relative distance from their average, and tau in steps."""
+        return {"replica_divergence": self.divergence, "tau": self.tau}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["model_averaging"] = (self.round_start, self.velocity)
+        rounds = (self.tau, self.next_exchange, self.round_begin)
+        checkpoint["model_averaging"] = (self.round_start, self.velocity, rounds)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.round_start, self.velocity = checkpoint["model_averaging"]
+        self.round_start, self.velocity, rounds = checkpoint["model_averaging"]
+        self.tau, self.next_exchange, self.round_begin = rounds
 
     def expected_bytes(self, layout: Layout, zero_stage: int, steps: int) -> float:
-        """An all-reduce of the weights between the replicas every tau steps, and what the engine
+        """An all-reduce of the weights between the replicas at each exchange, and what the engine
         sends inside a replica at every step."""
-        exchanged = engine_bytes(self.model_bytes, layout.replicas, 0) * (steps // self.tau)
+        exchanged = engine_bytes(self.model_bytes, layout.replicas, 0) * self.exchanges
         return exchanged + engine_bytes(self.model_bytes, layout.ranks, zero_stage) * steps

@@ -20,7 +20,7 @@ from pytorch_lightning import Callback, Trainer
 
 from benchmarks.config import Trial
 from benchmarks.trial import run_rank
-from datasets.partition import BatchStream
+from datasets.partition import BatchOrder
 from lightning_modules.backend.algorithm import Algorithm
 from lightning_modules.backend.clock import Clock
 from lightning_modules.backend.launch import RankFailed, Ranks
@@ -67,10 +67,10 @@ def trained_alone(figures: dict[str, Any], workers: int, ranks: list[int]) -> np
     torch.nn.utils.vector_to_parameters(torch.tensor(figures["initial"]), tower.parameters())
     optimizer = optimizer_of("sgd", tower.parameters(), 0.1)
     dataset = LinearRule().training()
-    stream = BatchStream(len(dataset), 4 * workers, seed=figures["order_seed"])
+    order = BatchOrder(len(dataset), 4 * workers, figures["order_seed"])
     part = slice(4 * ranks[0], 4 * (ranks[-1] + 1))
-    for _, indices in zip(range(20), stream, strict=False):
-        batch = dataset.__getitems__(indices[part])
+    for step in range(20):
+        batch = dataset.__getitems__(order.batch(step)[part])
         optimizer.zero_grad()
         tower.loss(tower(batch), batch.y).backward()
         optimizer.step()

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.partition import BatchStream
+from datasets.partition import BatchOrder
 from lightning_modules.model_averaging import ModelAveraging
-from tests.workload import LinearRule, Plan, Tower, run_ranks, train, trial
+from tests.workload import LinearRule, Plan, Tower, relative_distance, run_ranks, train, trial
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -22,10 +22,6 @@ def results(workers: int, plan: Plan | None = None, **changes: Any) -> list[Any]
     settings: dict[str, Any] = {"algorithm": "model_averaging", "steps": STEPS} | changes
     settings.setdefault("batch_size", EXAMPLES_PER_STEP // workers)
     return run_ranks(workers, train, trial(workers, **settings), plan or Plan())
-
-
-def relative_distance(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +47,15 @@ def by_hand(initial: np.ndarray, order: int, tau: int, lr: float, momentum: floa
     """Two replicas in one process: local SGD, then the outer step of DiLoCo as in the paper."""
     dataset = LinearRule().training()
     half = EXAMPLES_PER_STEP // 2
-    replicas, streams = [], []
-    for replica in range(2):
+    replicas, batches = [], BatchOrder(len(dataset), half, order)
+    for _ in range(2):
         tower = Tower(LinearRule.features)
         torch.nn.utils.vector_to_parameters(torch.tensor(initial), tower.parameters())
         replicas.append(tower)
-        streams.append(iter(BatchStream(len(dataset), half, replica, 2, order)))
     outer, velocity = torch.tensor(initial), torch.zeros(len(initial))
     for step in range(1, STEPS + 1):
-        for tower, stream in zip(replicas, streams, strict=True):
-            batch = dataset.__getitems__(next(stream))
+        for replica, tower in enumerate(replicas):
+            batch = dataset.__getitems__(batches.batch(2 * (step - 1) + replica))
             gradients = torch.autograd.grad(
                 tower.loss(tower(batch), batch.y), list(tower.parameters())
             )

@@ -11,19 +11,24 @@ import torch
 import torch.distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from datasets.partition import BatchStream
+from datasets.partition import BatchOrder
 from lightning_modules.backend.ledger import engine_bytes
-from tests.workload import LinearRule, Plan, Tower, optimizer_of, run_ranks, train, trial
+from tests.workload import (
+    LinearRule,
+    Plan,
+    Tower,
+    optimizer_of,
+    relative_distance,
+    run_ranks,
+    train,
+    trial,
+)
 
 pytestmark = pytest.mark.timeout(120)
 
 STEPS = 50
 EXAMPLES_PER_STEP = 12
 LR = {"sgd": 0.1, "momentum": 0.05, "adagrad": 0.05, "adam": 0.01}
-
-
-def relative_distance(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
 def data_parallel_by_hand(
@@ -39,10 +44,9 @@ def data_parallel_by_hand(
     steps = optimizer_of(optimizer, model.parameters(), LR[optimizer])
     dataset = LinearRule().training()
     part = slice(rank * EXAMPLES_PER_STEP // ranks, (rank + 1) * EXAMPLES_PER_STEP // ranks)
-    for _, indices in zip(
-        range(STEPS), BatchStream(len(dataset), EXAMPLES_PER_STEP, seed=order), strict=False
-    ):
-        batch = dataset.__getitems__(indices[part])
+    batches = BatchOrder(len(dataset), EXAMPLES_PER_STEP, order)
+    for step in range(STEPS):
+        batch = dataset.__getitems__(batches.batch(step)[part])
         steps.zero_grad()
         tower.loss(model(batch), batch.y).backward()
         steps.step()

@@ -1,4 +1,4 @@
-"""A workload of a few hundred parameters for the tests: a noisy linear rule, learnt by a small tower."""
+"""A small workload for the tests: a noisy linear rule, learnt by a tower or by logistic regression."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -14,8 +14,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics.classification import BinaryAccuracy
 
-from benchmarks.config import Budget, Plugin, Target, Trial, Workload
+from benchmarks.config import Budget, Fault, Plugin, Target, Trial, Workload
 from benchmarks.trial import run_rank, stream
+from datasets.partition import Partition
 from lightning_modules.backend.launch import Ranks
 from lightning_modules.backend.strategy import DeepSpeedBackend
 from lightning_modules.backend.task import Task
@@ -124,11 +125,27 @@ class Tower(Task):
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.sigmoid()
 
+    def inverse(self, probabilities: Tensor) -> Tensor:
+        return probabilities.logit(eps=1e-7)
+
     def metric(self) -> BinaryAccuracy:
         return BinaryAccuracy()
 
     def configure_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         return optimizer_of(self.optimizer, parameters, self.lr)
+
+
+class Logistic(Tower):
+    """Logistic regression without an intercept: a convex problem.
+
+    Args:
+        features: of an example; the data's.
+        lr: the learning rate of plain SGD.
+    """
+
+    def __init__(self, features: int, lr: float = 0.1) -> None:
+        super().__init__(features, lr=lr)
+        self.tower = nn.Sequential(nn.Linear(features, 1, bias=False))
 
 
 def optimizer_of(name: str, parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
@@ -154,16 +171,19 @@ def trial(
     algorithm: str = "sync_sgd",
     data: dict[str, Any] | None = None,
     hyper_parameters: dict[str, Any] | None = None,
+    partition: Partition | None = None,
+    fault: Fault | None = None,
+    model: str = "Tower",
     **task: Any,
 ) -> Trial:
-    """A trial of the rule; what is not named here goes to the `Tower`."""
+    """A trial of the rule; what is not named here goes to the model."""
     budget = Budget(examples=steps * batch_size * workers, epochs=1e9, evaluations=evaluations)
     return Trial(
         benchmark="test",
         workload=Workload(
             name="linear rule",
             data=Plugin("tests.workload:LinearRule", data or {}),
-            task=Plugin("tests.workload:Tower", task),
+            task=Plugin(f"tests.workload:{model}", task),
             target=Target(0.5),
             budget=budget,
         ),
@@ -176,6 +196,8 @@ def trial(
         threads=1,
         accelerator="cpu",
         seed=seed,
+        partition=partition or Partition(),
+        fault=fault,
     )
 
 
@@ -184,7 +206,8 @@ class Plan:
     """What `train` does beside training.
 
     Args:
-        save_to: the folder of a checkpoint to write after step `save_at`; training then ends.
+        save_to: the folder of a checkpoint to write after step `save_at`; training then ends. At
+            step 0 it is written after the first evaluation, and training goes on.
         resume_from: the folder of a checkpoint to go on from.
     """
 
@@ -198,7 +221,7 @@ class Observer(Callback):
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.initial = self.weights = np.empty(0)
+        self.initial = self.saved = self.weights = np.empty(0)
 
     def on_train_start(self, trainer: Trainer, *_: Any) -> None:
         self.initial = weights_of(trainer)
@@ -207,6 +230,11 @@ class Observer(Callback):
         if self.plan.save_to and trainer.global_step == self.plan.save_at:
             trainer.save_checkpoint(self.plan.save_to)
             trainer.should_stop = True
+
+    def on_validation_end(self, trainer: Trainer, *_: Any) -> None:
+        if self.plan.save_to and not self.plan.save_at and not self.saved.size:
+            trainer.save_checkpoint(self.plan.save_to)
+            self.saved = weights_of(trainer)
 
     def on_train_end(self, trainer: Trainer, *_: Any) -> None:
         self.weights = weights_of(trainer)
@@ -217,6 +245,11 @@ def weights_of(trainer: Trainer) -> np.ndarray:
     assert isinstance(trainer.strategy, DeepSpeedBackend)
     with trainer.strategy.full_parameters() as parameters:
         return torch.cat([p.detach().flatten() for p in parameters]).cpu().numpy()
+
+
+def relative_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Of two vectors, in units of the length of the second."""
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
 def run_ranks(world_size: int, target: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -240,6 +273,7 @@ def train(trial: Trial, plan: Plan, report: Callable[[str, Any], None]) -> dict[
     return {
         **figures,
         "initial": observer.initial,
+        "saved": observer.saved,
         "weights": observer.weights,
         "points": points,
         "order_seed": stream(trial.seed, "order"),

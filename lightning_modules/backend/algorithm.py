@@ -1,12 +1,13 @@
 """The base of every algorithm: a LightningModule around a task."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from pytorch_lightning import LightningModule
-from torch import Tensor
-from torchmetrics import MeanMetric
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, Metric
 
 from lightning_modules.backend.layout import Layout
 from lightning_modules.backend.task import Task
@@ -24,6 +25,14 @@ class Algorithm(LightningModule, ABC):
     Attributes:
         name: what a benchmark's YAML calls it.
         title: what the report calls it.
+        asynchronous: whether the ranks do not wait for one another between two evaluations.
+        one_model: whether the replicas train one model, begin alike and are evaluated as one.
+            Otherwise each begins with weights of its own and is evaluated alone, on all validation
+            examples; figures are means over the replicas.
+        repeatable: whether two runs with the same seed give bitwise-equal weights.
+        exchanges: how many exchanges this rank has taken part in.
+        data_share: this replica's examples over those of all replicas; whoever trains sets it.
+        epoch_steps: steps in which a replica with an average share sees its examples once; likewise.
 
     Args:
         task: the model with its loss, its metric and its optimizer.
@@ -31,12 +40,18 @@ class Algorithm(LightningModule, ABC):
 
     name: ClassVar[str]
     title: ClassVar[str]
+    asynchronous: ClassVar[bool] = False
+    one_model: ClassVar[bool] = True
+    repeatable = True
 
     def __init__(self, task: Task) -> None:
         super().__init__()
         self.task = task
-        self.validation_loss = MeanMetric()
-        self.validation_metric = task.metric()
+        self.evaluation = nn.ModuleDict()
+        self._add_evaluation("validation")
+        self.exchanges = 0
+        self.data_share = 1.0
+        self.epoch_steps = 1.0
 
     @classmethod
     @abstractmethod
@@ -49,7 +64,13 @@ class Algorithm(LightningModule, ABC):
 
     @abstractmethod
     def expected_bytes(self, layout: Layout, zero_stage: int, steps: int) -> float:
-        """Bytes that a worker sends in `steps` steps of training, by the algorithm's own arithmetic."""
+        """Bytes that a worker has sent in `steps` steps of training, by the algorithm's own arithmetic.
+
+        Args:
+            layout: of the ranks.
+            zero_stage: the stage of ZeRO inside a replica.
+            steps: optimizer steps of a rank, the mean over the ranks.
+        """
 
     @property
     def model_bytes(self) -> int:
@@ -66,13 +87,17 @@ class Algorithm(LightningModule, ABC):
         return cast("DeepSpeedBackend", self.trainer.strategy)
 
     def exchange(self, step: int) -> None:
-        """What replicas tell each other after optimizer step `step`, counted from 1."""
+        """What replicas tell each other after this rank's optimizer step `step`, counted from 1."""
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
         # Part of the step, and not a hook after it, so that no checkpoint falls between the two.
         super().optimizer_step(*arguments, **options)
         with self.backend.exchanging():
             self.exchange(self.trainer.global_step + 1)
+
+    def mean_over_replicas(self, vector: Tensor) -> Tensor:
+        """The mean of `vector` over the replicas, weighted by their examples."""
+        return self.backend.sum_over_replicas(self.data_share * vector)
 
     def evaluated_weights(self) -> Tensor | None:
         """The weights [P] to evaluate, the same on every rank; None where each holds them already.
@@ -81,11 +106,32 @@ class Algorithm(LightningModule, ABC):
         """
         return None
 
+    def figures(self) -> dict[str, float]:
+        """What this rank knows of the state of the algorithm at an evaluation, by name.
+
+        The names are the same on every rank; the mean over the ranks is added to the curve.
+        """
+        return {}
+
+    def record(self) -> dict[str, Any]:
+        """What of this rank goes into the record of the trial when it has ended."""
+        return {}
+
+    def tickets(self, rank: int, draw: Callable[[], int]) -> Callable[[], int]:
+        """What a rank of an asynchronous algorithm draws its tickets for batches with."""
+        return draw
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.task.configure_optimizer(p for p in self.parameters() if p.requires_grad)
 
-    def training_step(self, batch: Any, _: int) -> Tensor:
-        return self.task.loss(self.task(batch), self.task.labels(batch))
+    def training_step(self, batch: Any, _: int) -> dict[str, Tensor]:
+        logits = self.task(batch)
+        loss = self.task.loss(logits, self.task.labels(batch))
+        return {"loss": loss + self.added_loss(batch, logits), "task_loss": loss.detach()}
+
+    def added_loss(self, batch: Any, logits: Tensor) -> Tensor | float:
+        """What a replica minimises beside the loss of the task, on the same batch."""
+        return 0.0
 
     def on_validation_start(self) -> None:
         evaluated = self.evaluated_weights()
@@ -94,14 +140,27 @@ class Algorithm(LightningModule, ABC):
             self.backend.load_weights(evaluated)
 
     def validation_step(self, batch: Any, _: int) -> None:
-        logits, labels = self.task(batch), self.task.labels(batch)
-        self.validation_loss.update(self.task.loss(logits, labels), weight=len(labels))
-        self.validation_metric.update(self.task.probabilities(logits), labels.int())
+        self._evaluate("validation", self.task(batch), self.task.labels(batch))
 
     def on_validation_epoch_end(self) -> None:
-        self.log("validation_loss", self.validation_loss.compute())
-        self.log("validation_metric", self.validation_metric.compute())
-        self.validation_loss.reset()
-        self.validation_metric.reset()
+        for name, metric in self.evaluation.items():
+            value = cast(Metric, metric).compute()
+            self.log(name, value if self.one_model else self.backend.mean_over_ranks(value))
+            cast(Metric, metric).reset()
         if self._trained is not None:
             self.backend.load_weights(self._trained)
+
+    def on_fit_start(self) -> None:
+        if not self.one_model:
+            for metric in self.evaluation.values():
+                cast(Metric, metric).process_group = self.backend.groups.replica
+
+    def _add_evaluation(self, what: str) -> None:
+        self.evaluation[f"{what}_loss"] = MeanMetric()
+        self.evaluation[f"{what}_metric"] = self.task.metric()
+
+    def _evaluate(self, what: str, logits: Tensor, labels: Tensor) -> None:
+        loss = self.task.loss(logits, labels)
+        cast(Metric, self.evaluation[f"{what}_loss"]).update(loss, weight=len(labels))
+        metric = cast(Metric, self.evaluation[f"{what}_metric"])
+        metric.update(self.task.probabilities(logits), labels.int())

@@ -103,10 +103,14 @@ class Ledger:
     It counts at the one place through which DeepSpeed and the algorithms send: the methods of the
     communication backend object `deepspeed.comm.comm.cdb`. It is locked, as an asynchronous
     algorithm sends from two threads.
+
+    Attributes:
+        phase: what is sent counts under it, in every thread that is not inside `during`.
     """
 
     def __init__(self) -> None:
         self.phase = "setup"
+        self._own = threading.local()
         self.messages: Counter[tuple[str, int, str]] = Counter()
         self.payload: Counter[tuple[str, int, str]] = Counter()
         self.wire: Counter[tuple[str, int, str]] = Counter()
@@ -115,12 +119,12 @@ class Ledger:
 
     @contextmanager
     def during(self, phase: str) -> Iterator[None]:
-        """Books what is sent inside the block under `phase`."""
-        before, self.phase = self.phase, phase
+        """Books what this thread sends inside the block under `phase`."""
+        before, self._own.phase = getattr(self._own, "phase", None), phase
         try:
             yield
         finally:
-            self.phase = before
+            self._own.phase = before
 
     def attach(self, backend: Any) -> None:
         """Counts what is sent through `backend`, a DeepSpeed communication backend object.
@@ -148,12 +152,13 @@ class Ledger:
             finally:
                 seconds = time.perf_counter() - start
                 name = torch.distributed.get_backend(group)
+                phase = getattr(self._own, "phase", None) or self.phase
                 with self._lock:
-                    key = (operation, size, self.phase)
+                    key = (operation, size, phase)
                     self.messages[key] += 1
                     self.payload[key] += payload
                     self.wire[key] += wire_bytes(operation, payload, size, name)  # type: ignore[assignment]
-                    self.seconds[self.phase] += seconds  # type: ignore[assignment]
+                    self.seconds[phase] += seconds  # type: ignore[assignment]
 
         return counted
 

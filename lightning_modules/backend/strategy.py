@@ -44,6 +44,8 @@ class DeepSpeedBackend(DeepSpeedStrategy):
     does not allow, it is gloo again.
 
     Attributes:
+        layout: how the ranks are divided into replicas.
+        zero_stage: the stage of ZeRO inside a replica.
         ledger: counts what this rank sends.
         clock: the training time of this rank.
         groups: the process groups of this rank.
@@ -81,6 +83,7 @@ class DeepSpeedBackend(DeepSpeedStrategy):
         # Known once this process has found its rank.
         self.clock: Clock
         self.groups: ReplicaGroups
+        self.zero_stage = zero_stage
         self._rng_state: torch.Tensor | None = None
 
     @property
@@ -237,11 +240,35 @@ class DeepSpeedBackend(DeepSpeedStrategy):
             # ZeRO 1 and 2 step on copies of the parameters that they keep apart.
             self.deepspeed_engine.optimizer.refresh_fp32_params()
 
-    def mean_over_replicas(self, vector: Tensor) -> Tensor:
-        """The mean of `vector` over the replicas, by one all-reduce between the ranks of one place."""
+    def gradients(self) -> Tensor:
+        """The gradients of the step at hand as one vector [P], before the optimizer has used them.
+
+        Raises:
+            NotImplementedError: under ZeRO 1 to 3, where DeepSpeed has consumed them already.
+        """
+        if self.zero_stage:
+            raise NotImplementedError("gradients can be had under ZeRO 0 alone")
+        return torch.cat(
+            [p.grad.flatten() for p in self.deepspeed_engine.parameters() if p.requires_grad]
+        )
+
+    def sum_over_replicas(self, vector: Tensor) -> Tensor:
+        """The sum of `vector` over the replicas, by one all-reduce between the ranks of one place."""
         total = vector.clone()
         dist.all_reduce(total, group=self.groups.peers)
-        return total / self.layout.replicas
+        return total
+
+    def gather_from_replicas(self, tensor: Tensor) -> Tensor:
+        """The `tensor` of every replica, [R, ...], by one all-gather between the ranks of one place."""
+        gathered = tensor.new_empty(self.layout.replicas * tensor.numel())
+        dist.all_gather_into_tensor(gathered, tensor.flatten(), group=self.groups.peers)
+        return gathered.view(self.layout.replicas, *tensor.shape)
+
+    def mean_over_ranks(self, value: Tensor) -> Tensor:
+        """The mean of a figure over all ranks; measuring, and so not in the ledger."""
+        total = value.detach().to(self.root_device, torch.float64)
+        torch.distributed.all_reduce(total)
+        return total / self.world_size
 
     def barrier(self, *args: Any, **kwargs: Any) -> None:
         if dist.is_initialized():

@@ -30,11 +30,18 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss over the rows, a scalar."""
+        """The mean loss over the rows, a scalar.
+
+        Labels are those of a batch, or soft ones as `probabilities` gives them: a distillation loss.
+        """
 
     @abstractmethod
     def probabilities(self, logits: Tensor) -> Tensor:
         """The predictions that a user would be served."""
+
+    @abstractmethod
+    def inverse(self, probabilities: Tensor) -> Tensor:
+        """Logits that `probabilities` turns into these: how an ensemble's mean gets a loss."""
 
     @abstractmethod
     def metric(self) -> Metric:

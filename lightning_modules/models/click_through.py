@@ -74,6 +74,9 @@ class ClickThrough(Task):
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.sigmoid()
 
+    def inverse(self, probabilities: Tensor) -> Tensor:
+        return probabilities.logit(eps=1e-7)
+
     def metric(self) -> BinaryAUROC:
         return BinaryAUROC()
 
