@@ -1,0 +1,164 @@
+"""Consensus ADMM: replicas minimise alone, pulled towards a consensus z that they agree on.
+
+    x_i <- K optimizer steps on f_i(x_i) + rho/2 |x_i - z + u_i|^2        on each of R replicas
+    z   <- argmin_z g(z) + rho/2 |z - sum_i n_i/n (x_i + u_i)|^2          one all-reduce
+    u_i <- u_i + x_i - z                                                  the scaled dual
+
+minimises sum_i n_i/n f_i(x) + g(x), f_i the mean loss of replica i's n_i of n examples, g a penalty:
+
+    none: z = v       l2, g = lambda/2 |z|^2: z = rho v / (rho + lambda)       v: the mean of x_i + u_i
+    l1, g = lambda |z|_1: z = sign(v) max(|v| - lambda / rho, 0)
+
+The residuals r = |x_i - z| (primal, over all replicas) and s = rho sqrt(R) |z - z_before| (dual) fall to
+zero; where r > 10 s, rho doubles, where s > 10 r, it halves, and u is rescaled (`adapt_rho`). Training
+ends at the next evaluation when r <= tolerance max(|x|, sqrt(R) |z|) and s <= tolerance rho |u|.
+
+On a convex problem it reduces to the centralised optimum. On a network it is a heuristic, and rho how
+tightly the replicas are held together.
+
+Paper: Boyd et al. (2011), "Distributed Optimization and Statistical Learning via the Alternating
+Direction Method of Multipliers", sections 3.3, 3.4.1, 7.1 and 7.1.1.
+
+Evaluated is the consensus z.
+"""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lightning_modules.backend.algorithm import Algorithm
+from lightning_modules.backend.layout import Layout
+from lightning_modules.backend.ledger import wire_bytes
+from lightning_modules.backend.task import Task
+
+BALANCE, FACTOR = 10.0, 2.0  # of the residuals and of rho, Boyd et al. equation 3.13
+
+
+class ConsensusADMM(Algorithm):
+    """Consensus ADMM between replicas of one rank.
+
+    Args:
+        task: what is trained.
+        local_steps: K, optimizer steps between two exchanges.
+        rho: the weight of the pull towards the consensus.
+        adapt_rho: balance the residuals by changing rho.
+        penalty: g.
+        penalty_weight: lambda of g.
+        tolerance: relative size of both residuals at which training ends; 0 is never.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    name = "admm"
+    title = "consensus ADMM"
+
+    def __init__(
+        self,
+        task: Task,
+        local_steps: int = 10,
+        rho: float = 0.01,
+        adapt_rho: bool = False,
+        penalty: Literal["none", "l2", "l1"] = "none",
+        penalty_weight: float = 1e-4,
+        tolerance: float = 0.0,
+    ) -> None:
+        super().__init__(task)
+        if local_steps < 1:
+            raise ValueError(f"local_steps must be at least 1, not {local_steps}")
+        if not rho > 0:
+            raise ValueError(f"rho must be positive, not {rho}")
+        self.local_steps, self.rho, self.adapt_rho = local_steps, rho, adapt_rho
+        self.penalty, self.penalty_weight, self.tolerance = penalty, penalty_weight, tolerance
+        self.consensus: Tensor | None = None
+        self.dual: Tensor
+        self.primal_residual = self.dual_residual = 0.0
+        self.converged = False
+
+    @classmethod
+    def layout(cls, workers: int, **hyper_parameters: Any) -> Layout:
+        return Layout(replicas=workers, ranks=1)
+
+    def on_train_start(self) -> None:
+        if self.consensus is None:  # else a checkpoint has brought it
+            self.consensus = self.backend.weights()
+            self.dual = torch.zeros_like(self.consensus)
+        self._aim()
+
+    def _aim(self) -> None:
+        """What the local steps are pulled towards, z - u_i, in the shapes of the parameters."""
+        assert self.consensus is not None
+        trained = [p for p in self.parameters() if p.requires_grad]
+        parts = (self.consensus - self.dual).split([p.numel() for p in trained])
+        self.aims = [(p, part.view_as(p)) for p, part in zip(trained, parts, strict=True)]
+
+    def added_loss(self, batch: Any, logits: Tensor) -> Tensor:
+        distances = [(p - aim).square().sum() for p, aim in self.aims]
+        return 0.5 * self.rho * torch.stack(distances).sum()
+
+    def exchange(self, step: int) -> None:
+        if step % self.local_steps:
+            return
+        assert self.consensus is not None
+        weights, before = self.backend.weights(), self.consensus
+        self.consensus = self._proximal(self.mean_over_replicas(weights + self.dual))
+        gap = weights - self.consensus
+        self.dual += gap
+        norms = torch.stack([v.double().square().sum() for v in (gap, weights, self.dual)])
+        primal, local, dual = self.backend.sum_over_replicas(norms).sqrt().tolist()
+        replicas = self.backend.layout.replicas**0.5
+        self.primal_residual = primal
+        self.dual_residual = self.rho * replicas * float((self.consensus - before).norm())
+        scale = max(local, replicas * float(self.consensus.norm()))
+        self.converged = (
+            self.primal_residual <= self.tolerance * scale
+            and self.dual_residual <= self.tolerance * self.rho * dual
+        )
+        if self.adapt_rho:
+            self._balance()
+        self._aim()
+        self.exchanges += 1
+
+    def _proximal(self, mean: Tensor) -> Tensor:
+        if self.penalty == "l2":
+            return mean * (self.rho / (self.rho + self.penalty_weight))
+        if self.penalty == "l1":
+            return torch.nn.functional.softshrink(mean, self.penalty_weight / self.rho)
+        return mean
+
+    def _balance(self) -> None:
+        if self.primal_residual > BALANCE * self.dual_residual:
+            factor = FACTOR
+        elif self.dual_residual > BALANCE * self.primal_residual:
+            factor = 1 / FACTOR
+        else:
+            return
+        self.rho *= factor
+        self.dual /= factor
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        # The residuals are the same on every rank.
+        self.trainer.should_stop |= self.converged
+
+    def evaluated_weights(self) -> Tensor | None:
+        return self.consensus
+
+    def figures(self) -> dict[str, float]:
+        """The residuals after the latest exchange, and rho."""
+        if not self.exchanges:
+            return {}
+        residuals = {"primal_residual": self.primal_residual, "dual_residual": self.dual_residual}
+        return {**residuals, "rho": self.rho}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["admm"] = (self.consensus, self.dual, self.rho)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.consensus, self.dual, self.rho = checkpoint["admm"]
+
+    def expected_bytes(self, layout: Layout, zero_stage: int, steps: int) -> float:
+        """An all-reduce of the weights, and one of three norms, every K steps."""
+        payload = self.model_bytes + 3 * 8
+        return wire_bytes("all_reduce", payload, layout.replicas) * (steps // self.local_steps)

@@ -1,0 +1,146 @@
+"""Codistillation: replicas train apart, each also towards what the others predict.
+
+    L_i = phi(y, f(x_i)) + alpha psi(1/(R-1) sum_{j != i} f(x~_j), f(x_i))       on each of R replicas
+
+phi is the loss of the task, psi the same loss with the mean prediction of the other replicas as its
+target: cross-entropy on soft targets. x~_j is replica j's weights at the latest exchange, up to T steps
+old; nothing flows back through them, the direction is teacher to student. psi starts with the first
+exchange at or after `burn_in` steps. Each replica begins with weights of its own.
+
+Exchanged are checkpoints: R - 1 times the model every T steps, whatever the batch. With
+`teachers: predictions` they are the fresh predictions on a batch that all replicas see (partition
+`same`) at every step: bytes grow with the batch and not with the model.
+
+It reduces to independent replicas with alpha = 0.
+
+Paper: Anil et al. (2018), "Large Scale Distributed Neural Network Training Through Online
+Distillation", algorithm 1 and sections 2.1 and 3.3.
+
+Evaluated is each replica alone, and beside it the ensemble.
+"""
+
+from copy import deepcopy
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.utils import vector_to_parameters
+
+from lightning_modules.backend.layout import Layout
+from lightning_modules.backend.ledger import wire_bytes
+from lightning_modules.backend.task import Task
+from lightning_modules.independent import IndependentReplicas
+
+
+class Codistillation(IndependentReplicas):
+    """Codistillation between replicas.
+
+    Args:
+        task: what is trained.
+        ranks_per_replica: ranks that train one replica synchronously.
+        alpha: the weight of the agreement.
+        burn_in: steps before the agreement counts.
+        period: T, steps between two exchanges of checkpoints.
+        teachers: what the replicas exchange.
+
+    Raises:
+        ValueError: an argument is out of range, or there is one replica only.
+    """
+
+    name = "codistillation"
+    title = "codistillation"
+
+    def __init__(
+        self,
+        task: Task,
+        ranks_per_replica: int = 1,
+        alpha: float = 1.0,
+        burn_in: int = 100,
+        period: int = 50,
+        teachers: Literal["checkpoints", "predictions"] = "checkpoints",
+    ) -> None:
+        super().__init__(task, ranks_per_replica)
+        if period < 1:
+            raise ValueError(f"period must be at least 1 step, not {period}")
+        if alpha < 0 or burn_in < 0:
+            raise ValueError(f"alpha and burn_in must not be negative: {alpha}, {burn_in}")
+        self.alpha, self.burn_in, self.period, self.teachers = alpha, burn_in, period, teachers
+        self.checkpoints: Tensor | None = None
+        self.models: list[Task] = []  # a list of its own, as a teacher is not trained
+        self.agreement = torch.zeros(())
+        self.row_bytes = 0
+
+    @classmethod
+    def layout(cls, workers: int, **hyper_parameters: Any) -> Layout:
+        layout = super().layout(workers, **hyper_parameters)
+        if layout.replicas < 2:
+            raise ValueError(f"codistillation needs two replicas, and {workers} workers form one")
+        return layout
+
+    def on_train_start(self) -> None:
+        if self.checkpoints is not None:
+            self._teach(self.checkpoints)
+
+    def exchange(self, step: int) -> None:
+        if self.teachers == "predictions" or step % self.period or step < self.burn_in:
+            return
+        gathered = self.backend.gather_from_replicas(self.backend.weights())
+        others = [i for i in range(len(gathered)) if i != self.backend.replica]
+        self._teach(gathered[others])
+        self.exchanges += 1
+
+    def _teach(self, checkpoints: Tensor) -> None:
+        self.checkpoints = checkpoints
+        while len(self.models) < len(checkpoints):
+            self.models.append(deepcopy(self.task).eval().requires_grad_(False))
+        for model, weights in zip(self.models, checkpoints, strict=True):
+            vector_to_parameters(weights, model.parameters())
+
+    def added_loss(self, batch: Any, logits: Tensor) -> Tensor | float:
+        targets = self._targets(batch, logits)
+        if targets is None or not self.alpha:
+            return 0.0
+        agreement = self.task.loss(logits, targets)
+        self.agreement = agreement.detach()
+        return self.alpha * agreement
+
+    @torch.no_grad()
+    def _targets(self, batch: Any, logits: Tensor) -> Tensor | None:
+        """The mean prediction of the other replicas on this batch, once there is one."""
+        if self.teachers == "checkpoints":
+            predictions = [model.probabilities(model(batch)) for model in self.models]
+            return torch.stack(predictions).mean(dim=0) if predictions else None
+        if self.trainer.global_step < self.burn_in:
+            return None
+        own = self.task.probabilities(logits.detach())
+        with self.backend.exchanging():
+            gathered = self.backend.gather_from_replicas(own)
+        if not self.exchanges:
+            self._check_batches(self.task.labels(batch))
+        self.exchanges += 1
+        self.row_bytes = own.numel() * own.element_size()
+        return (gathered.sum(dim=0) - own) / (len(gathered) - 1)
+
+    def _check_batches(self, labels: Tensor) -> None:
+        if not (self.backend.gather_from_replicas(labels) == labels).all():
+            raise ValueError(
+                "teachers: predictions needs replicas that see the same batches; set partition.kind"
+                " to same"
+            )
+
+    def figures(self) -> dict[str, float]:
+        """psi at the latest step that this rank took."""
+        return {"agreement_loss": float(self.agreement)}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["codistillation"] = self.checkpoints
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.checkpoints = checkpoint["codistillation"]
+
+    def expected_bytes(self, layout: Layout, zero_stage: int, steps: int) -> float:
+        """A checkpoint, or a batch's predictions, to each other replica at each exchange, and what
+        the engine sends inside a replica at every step."""
+        payload = self.model_bytes if self.teachers == "checkpoints" else self.row_bytes
+        exchanged = wire_bytes("all_gather", payload, layout.replicas) * self.exchanges
+        return exchanged + super().expected_bytes(layout, zero_stage, steps)

@@ -1,0 +1,176 @@
+"""Downpour: asynchronous SGD through a parameter server, workers never waiting for each other.
+
+    worker i:   G_i <- G_i + grad L(x_i; B_i),   x_i <- optimizer(x_i, grad L(x_i; B_i))    every step
+                push G_i to every shard of the server, G_i <- 0                    every n_push steps
+                x_i <- the weights of all shards                                  every n_fetch steps
+    shard s:    w_s <- optimizer(w_s, G_i,s)                                       at every push
+
+Each rank trains in one thread and serves a shard of the weights in another; the shards' optimizer is
+the workload's, SGD or Adagrad with its learning rate. The staleness of a push is the number of pushes
+that a shard has applied since the worker fetched from it. With `staleness_aware` the learning rate of a
+push is divided by it (where it is at least 1). In the first `warm_start` steps, at most up to the first
+evaluation, worker 0 trains alone.
+
+An asynchronous run is not repeatable, but it can be replayed: `replay` names the record of a run, and
+every shard then serves the workers in the recorded order, and every worker takes the recorded batches.
+One worker with n_push = n_fetch = 1 takes the steps of plain SGD.
+
+Papers: Dean et al. (2012), "Large Scale Distributed Deep Networks", section 4.1 and algorithm 1.1 of
+its appendix; Gupta et al. (2015), "Staleness-aware Async-SGD for Distributed Deep Learning".
+
+Evaluated are the server's weights.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_modules.backend.algorithm import Algorithm
+from lightning_modules.backend.layout import Layout
+from lightning_modules.backend.parameter_server import READ, REQUEST_BYTES, ParameterServer, Shard
+from lightning_modules.backend.task import Task
+
+
+class Downpour(Algorithm):
+    """Asynchronous SGD through a sharded parameter server.
+
+    Args:
+        task: what is trained.
+        n_push: steps between two pushes of the accumulated gradients.
+        n_fetch: steps between two fetches of the weights.
+        staleness_aware: divide the learning rate of a push by its staleness.
+        warm_start: steps that worker 0 takes before the others begin.
+        replay: the record (`record.json`) of a run with the same settings, to repeat bit for bit.
+
+    Raises:
+        ValueError: an argument is out of range, or the record cannot be used.
+    """
+
+    name = "downpour"
+    title = "Downpour SGD"
+    asynchronous = True
+
+    def __init__(
+        self,
+        task: Task,
+        n_push: int = 1,
+        n_fetch: int = 1,
+        staleness_aware: bool = False,
+        warm_start: int = 0,
+        replay: str | None = None,
+    ) -> None:
+        super().__init__(task)
+        for name, value in (("n_push", n_push), ("n_fetch", n_fetch)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1 step, not {value}")
+        self.n_push, self.n_fetch = n_push, n_fetch
+        self.staleness_aware, self.warm_start = staleness_aware, warm_start
+        self.recorded = None if replay is None else _schedules(Path(replay))
+        self.repeatable = replay is not None
+        self.drawn: list[int] = []
+        self.waiting = False
+        self.accrued: Tensor
+        self.server: ParameterServer
+        self.resumed: tuple[Tensor, dict[str, Any]] | None = None
+
+    @classmethod
+    def layout(cls, workers: int, **hyper_parameters: Any) -> Layout:
+        return Layout(replicas=workers, ranks=1)
+
+    def tickets(self, rank: int, draw: Callable[[], int]) -> Callable[[], int]:
+        recorded = iter(self.recorded[rank]["tickets"]) if self.recorded else None
+
+        def drawn() -> int:
+            self.drawn.append(draw() if recorded is None else next(recorded))
+            return self.drawn[-1]
+
+        return drawn
+
+    def on_train_start(self) -> None:
+        weights, rank = self.backend.weights(), self.backend.global_rank
+        self.server = ParameterServer(
+            weights,
+            lambda part: Shard(part, self.task.configure_optimizer, self.staleness_aware),
+            self.backend.ledger,
+            replay=self.recorded[rank]["served"] if self.recorded else None,
+        )
+        self.accrued = torch.zeros_like(weights)
+        if self.resumed is not None:
+            self.accrued, state = self.resumed
+            self.server.shard.load(state)
+        self.waiting = self.resumed is None and self.warm_start > 0
+        self.server.start()
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        if self.waiting and self.backend.global_rank > 0:
+            with self.backend.exchanging():
+                self.server.wait_for_release()
+                self.backend.load_weights(self.server.fetch())
+            self.waiting = False
+
+    def on_before_optimizer_step(self, _: Any) -> None:
+        self.accrued += self.backend.gradients()
+
+    def exchange(self, step: int) -> None:
+        if step % self.n_push == 0:
+            self.server.push(self.accrued)
+            self.accrued.zero_()
+            self.exchanges += 1
+        if step % self.n_fetch == 0:
+            self.backend.load_weights(self.server.fetch())
+        if step == self.warm_start:
+            self._release()
+
+    def _release(self) -> None:
+        """Lets the workers begin that wait for worker 0."""
+        if self.waiting and self.backend.global_rank == 0:
+            self.server.release()
+            self.waiting = False
+
+    def evaluated_weights(self) -> Tensor:
+        self._release()
+        self.backend.barrier()  # every push has reached its shard
+        return self.server.fetch(READ)
+
+    def on_train_end(self) -> None:
+        self.server.stop()
+
+    def figures(self) -> dict[str, float]:
+        """Mean staleness of the pushes to this rank's shard so far, and how many they were."""
+        shard = self.server.shard
+        total = sum(value * count for value, count in shard.staleness.items())
+        return {"staleness": total / max(1, shard.clock), "server_clock": shard.clock}
+
+    def record(self) -> dict[str, Any]:
+        """The staleness of the pushes to this rank's shard, and the schedule that repeats the run."""
+        staleness = dict(sorted(self.server.shard.staleness.items()))
+        schedule = {"served": self.server.served, "tickets": self.drawn}
+        return {"staleness": staleness, "pushed": self.exchanges, "schedule": schedule}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["downpour"] = (self.accrued, self.server.shard.state())
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.resumed = checkpoint["downpour"]
+
+    def expected_bytes(self, layout: Layout, zero_stage: int, steps: int) -> float:
+        """A worker pushes to the shards of the others and they fetch from its own, (N - 1) / N of the
+        model each time; and there is a request for each shard."""
+        others, part = layout.replicas - 1, self.model_bytes / layout.replicas
+        messages = steps // self.n_push + steps // self.n_fetch
+        return others * (part + REQUEST_BYTES) * messages
+
+
+def _schedules(path: Path) -> list[dict[str, list[int]]]:
+    """The schedule of each rank in the record of a trial."""
+    try:
+        ranks = json.loads(path.read_text())["result"]["ranks"]
+        return [rank["algorithm"]["schedule"] for rank in ranks]
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"replay: {path} is not the record of a Downpour trial: {error}"
+        ) from error

@@ -1,0 +1,52 @@
+"""Independent replicas: R models trained apart that never exchange anything, and their ensemble.
+
+    x_i <- optimizer(x_i, grad L(x_i; B_i))        on each of R replicas, each from weights of its own
+
+The control of codistillation, which it is with alpha = 0, and the base of it. A replica is evaluated
+alone; beside the mean over the replicas stands the ensemble, whose prediction is the mean of theirs and
+which costs R times as much to serve.
+
+Paper: Anil et al. (2018), "Large Scale Distributed Neural Network Training Through Online
+Distillation", sections 3.2 and 3.4.
+"""
+
+from typing import Any
+
+from lightning_modules.backend.algorithm import Algorithm
+from lightning_modules.backend.layout import Layout
+from lightning_modules.backend.ledger import engine_bytes
+from lightning_modules.backend.task import Task
+
+
+class IndependentReplicas(Algorithm):
+    """Replicas that train apart.
+
+    Args:
+        task: what is trained.
+        ranks_per_replica: ranks that train one replica synchronously.
+    """
+
+    name = "independent"
+    title = "independent replicas"
+    one_model = False
+
+    def __init__(self, task: Task, ranks_per_replica: int = 1) -> None:
+        super().__init__(task)
+        self._add_evaluation("ensemble")
+
+    @classmethod
+    def layout(cls, workers: int, **hyper_parameters: Any) -> Layout:
+        ranks = hyper_parameters.get("ranks_per_replica", 1)
+        if ranks < 1 or workers % ranks:
+            raise ValueError(f"{workers} workers cannot form replicas of {ranks} ranks")
+        return Layout(workers // ranks, ranks)
+
+    def validation_step(self, batch: Any, _: int) -> None:
+        logits, labels = self.task(batch), self.task.labels(batch)
+        self._evaluate("validation", logits, labels)
+        predictions = self.backend.gather_from_replicas(self.task.probabilities(logits))
+        self._evaluate("ensemble", self.task.inverse(predictions.mean(dim=0)), labels)
+
+    def expected_bytes(self, layout: Layout, zero_stage: int, steps: int) -> float:
+        """What the engine sends inside a replica."""
+        return engine_bytes(self.model_bytes, layout.ranks, zero_stage) * steps
