@@ -1,4 +1,4 @@
-"""Run inside a network namespace of its own: `workers, bytes by the ledger, bytes by the kernel`."""
+"""Run inside a network namespace of its own: `counted CASE LEDGER KERNEL`, in bytes, at 4 workers."""
 
 import os
 import subprocess
@@ -7,7 +7,8 @@ from pathlib import Path
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 from lightning_modules.backend.launch import start_fork_server
-from tests.workload import Plan, run_ranks, train, trial
+from tests.test_conformance import CASES
+from tests.workload import Plan, run_ranks, train
 
 
 def loopback_bytes() -> int:
@@ -20,14 +21,17 @@ def loopback_bytes() -> int:
 
 
 def main() -> None:
-    start_fork_server("tests.workload")
+    start_fork_server("benchmarks.trial", "tests.workload", "tests.test_conformance")
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    for workers in (2, 4):
+    for case in CASES:
+        if case.workers < 4:
+            continue
+        counted = case.trial(width=50_000, lr=0.001)
         before = loopback_bytes()
-        figures = run_ranks(workers, train, trial(workers, steps=20, width=50_000), Plan())
+        figures = run_ranks(case.workers, train, counted, Plan())
         kernel = loopback_bytes() - before
         ledger = sum(row["wire_bytes"] for rank in figures for row in rank["ledger"])
-        print(workers, ledger, kernel)
+        print("counted", case, ledger, kernel, flush=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 import inspect
 import math
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -20,6 +23,7 @@ from tests.workload import Plan, draw, run_ranks, train, trial
 
 pytestmark = pytest.mark.timeout(150)
 
+ROOT = Path(__file__).parent.parent
 ALGORITHMS = find_algorithms()
 STEPS = 40
 # What makes an algorithm exchange several times in so few steps; none is needed where the defaults do.
@@ -163,6 +167,33 @@ def test_two_runs_are_bitwise_equal_and_another_seed_differs(name: str) -> None:
         assert np.array_equal(again[rank]["weights"], first[rank]["weights"])
         assert again[rank]["weights_sha256"] == first[rank]["weights_sha256"]
         assert not np.array_equal(other[rank]["weights"], first[rank]["weights"])
+
+
+# Bytes
+
+
+@pytest.mark.timeout(300)
+def test_it_sends_over_the_kernel_what_its_ledger_says() -> None:
+    """In a private network namespace, nothing but the trials uses the loopback interface."""
+    namespace = ["unshare", "-Urn"]
+    if subprocess.run([*namespace, "true"], capture_output=True).returncode != 0:
+        if "CI" in os.environ:
+            pytest.fail("no network namespace can be made here, and CI must count bytes")
+        pytest.skip("no network namespace can be made here (unshare -Urn is refused)")
+    counted = subprocess.run(
+        [*namespace, sys.executable, "-m", "tests.kernel_bytes"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert counted.returncode == 0, counted.stderr
+    lines = [line.split()[1:] for line in counted.stdout.splitlines() if line.startswith("counted")]
+    assert [name for name, *_ in lines] == [str(case) for case in CASES if case.workers == 4]
+    for name, ledger, kernel in lines:
+        # Rendezvous, metrics and tickets, which are not the algorithm's, are some 0.2 MB in all.
+        slack = max(0.02 * float(ledger), 250_000)
+        assert float(ledger) <= float(kernel) <= float(ledger) + slack, name
 
 
 # Faults

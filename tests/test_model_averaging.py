@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.partition import BatchOrder
+from benchmarks.trial import stream
+from datasets.partition import BatchOrder, Partition
 from lightning_modules.model_averaging import ModelAveraging
 from tests.workload import LinearRule, Plan, Tower, relative_distance, run_ranks, train, trial
 
@@ -43,7 +44,9 @@ def test_averaging_every_step_of_plain_sgd_is_synchronous_sgd(
         assert relative_distance(rank["weights"], synchronous) < 1e-5
 
 
-def by_hand(initial: np.ndarray, order: int, tau: int, lr: float, momentum: float) -> np.ndarray:
+def by_hand(
+    initial: np.ndarray, order: int, tau: int, lr: float, momentum: float, lr_decay: float = 1.0
+) -> np.ndarray:
     """Two replicas in one process: local SGD, then the outer step of DiLoCo as in the paper."""
     dataset = LinearRule().training()
     half = EXAMPLES_PER_STEP // 2
@@ -61,7 +64,7 @@ def by_hand(initial: np.ndarray, order: int, tau: int, lr: float, momentum: floa
             )
             with torch.no_grad():
                 for parameter, gradient in zip(tower.parameters(), gradients, strict=True):
-                    parameter -= 0.1 * gradient
+                    parameter -= 0.1 * lr_decay ** ((step - 1) % tau / tau) * gradient
         if step % tau == 0:
             vectors = [torch.nn.utils.parameters_to_vector(t.parameters()) for t in replicas]
             gradient = outer - torch.stack(vectors).detach().mean(0)
@@ -79,6 +82,51 @@ def test_the_outer_step_follows_its_equations(lr: float, momentum: float) -> Non
     expected = by_hand(ranks[0]["initial"], ranks[0]["order_seed"], 5, lr, momentum)
     for rank in ranks:
         assert relative_distance(rank["weights"], expected) < 1e-5
+
+
+def test_the_learning_rate_falls_in_a_round_and_starts_anew_in_the_next() -> None:
+    ranks = results(2, hyper_parameters={"tau": 5, "lr_decay": 0.1})
+    expected = by_hand(ranks[0]["initial"], ranks[0]["order_seed"], 5, 1.0, 0.0, lr_decay=0.1)
+    assert relative_distance(ranks[0]["weights"], expected) < 1e-5
+
+
+def test_rounds_grow_while_the_average_stands_still() -> None:
+    """Every round counts as standing still here: exchanges after 5, 15 and 35 steps."""
+    growing = results(2, hyper_parameters={"tau": 5, "epsilon": 1e9})[0]["points"][-1]
+    assert growing["messages_per_worker"] == 3
+    assert growing["tau"] == 40
+    moving = results(2, hyper_parameters={"tau": 5, "epsilon": 1e-9})[0]["points"][-1]
+    assert moving["messages_per_worker"] == STEPS / 5
+    assert moving["tau"] == 5
+
+
+def test_a_warm_up_is_synchronous(synchronous: np.ndarray) -> None:
+    hyper = {"tau": 10, "warmup_steps": STEPS, "outer_lr": 0.5, "outer_momentum": 0.9}
+    assert relative_distance(results(2, hyper_parameters=hyper)[0]["weights"], synchronous) < 1e-5
+    hyper["warmup_steps"] = 13  # then after 23 and 33
+    assert results(2, hyper_parameters=hyper)[0]["points"][-1]["messages_per_worker"] == 15
+
+
+def test_a_period_in_local_epochs_is_one_in_steps() -> None:
+    """100 rows on 2 disjoint parts of 50, 5 a step: an epoch is 10 steps, two are 20."""
+    parts = {"batch_size": 5, "partition": Partition("disjoint")}
+    epochs = results(2, hyper_parameters={"local_epochs": 2}, **parts)
+    steps = results(2, hyper_parameters={"tau": 20}, **parts)
+    assert epochs[0]["points"][-1]["messages_per_worker"] == 2
+    assert np.array_equal(epochs[0]["weights"], steps[0]["weights"])
+
+
+def test_the_average_is_weighted_by_examples() -> None:
+    unequal = Partition("dirichlet", alpha=0.7)
+    apart = results(2, hyper_parameters={"tau": STEPS + 1}, partition=unequal)
+    together = results(2, hyper_parameters={"tau": STEPS}, partition=unequal)
+    rows = LinearRule().training().rows
+    parts = unequal.parts(100, 2, stream(0, "partition"), rows.y.numpy())
+    assert len(parts[0]) != len(parts[1])
+    expected = sum(
+        len(part) / 100 * rank["weights"] for part, rank in zip(parts, apart, strict=True)
+    )
+    assert relative_distance(together[0]["weights"], np.asarray(expected)) < 1e-6
 
 
 def test_replicas_drift_apart_between_exchanges_and_meet_at_one() -> None:

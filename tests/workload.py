@@ -221,7 +221,7 @@ class Observer(Callback):
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.initial = self.saved = self.weights = np.empty(0)
+        self.initial = self.saved = self.weights = self.evaluated = np.empty(0)
 
     def on_train_start(self, trainer: Trainer, *_: Any) -> None:
         self.initial = weights_of(trainer)
@@ -236,8 +236,10 @@ class Observer(Callback):
             trainer.save_checkpoint(self.plan.save_to)
             self.saved = weights_of(trainer)
 
-    def on_train_end(self, trainer: Trainer, *_: Any) -> None:
+    def on_train_end(self, trainer: Trainer, algorithm: Any) -> None:
         self.weights = weights_of(trainer)
+        evaluated = algorithm.evaluated_weights()
+        self.evaluated = self.weights if evaluated is None else evaluated.numpy()
 
 
 def weights_of(trainer: Trainer) -> np.ndarray:
@@ -275,6 +277,7 @@ def train(trial: Trial, plan: Plan, report: Callable[[str, Any], None]) -> dict[
         "initial": observer.initial,
         "saved": observer.saved,
         "weights": observer.weights,
+        "evaluated": observer.evaluated,
         "points": points,
         "order_seed": stream(trial.seed, "order"),
     }

@@ -113,7 +113,8 @@ class ParameterServer:
         self.shard = make_shard(parts[self.rank])
         self.ledger, self.replay = ledger, replay
         self.served: list[int] = []
-        self._turn = threading.Condition()
+        self._turn = threading.Condition()  # its lock guards the shard and what follows
+        self._waiting: list[tuple[int, int, Tensor]] = []  # received: worker, kind, gradient
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
     def start(self) -> None:
@@ -133,7 +134,7 @@ class ParameterServer:
         for rank in self.others:
             self._request(PUSH, rank)
             sending.append(dist.isend(parts[rank], rank, self.group, GRADIENT_TAG))
-        with self._served_in_turn(self.rank):
+        with self._own_turn():
             self.shard.push(self.rank, parts[self.rank].clone())
         for work in sending:
             work.wait()
@@ -145,7 +146,7 @@ class ParameterServer:
         for rank in self.others:
             self._request(kind, rank)
             receiving.append(dist.irecv(parts[rank], rank, self.group, WEIGHTS_TAG))
-        with self._served_in_turn(self.rank):
+        with self._own_turn():
             parts[self.rank] = self.shard.fetch(self.rank, kind)
         for work in receiving:
             work.wait()
@@ -164,39 +165,52 @@ class ParameterServer:
         dist.send(torch.tensor([kind]), rank, self.group, REQUEST_TAG)
 
     @contextmanager
-    def _served_in_turn(self, worker: int) -> Iterator[None]:
-        """Holds the shard, in a replay only when it is the turn of `worker`."""
+    def _own_turn(self) -> Iterator[None]:
+        """Holds the shard for this rank, in a replay only when it is its turn."""
         with self._turn:
-            self._turn.wait_for(lambda: self._next_in_replay() in (worker, None))
+            self._turn.wait_for(lambda: self._next() in (self.rank, None))
             yield
-            self.served.append(worker)
-            self._turn.notify_all()
+            self.served.append(self.rank)
+            self._serve_waiting()
 
-    def _next_in_replay(self) -> int | None:
+    def _next(self) -> int | None:
+        """Whose turn it is; None is anybody's."""
         done = len(self.served)
         return self.replay[done] if self.replay and done < len(self.replay) else None
 
-    def _sender(self) -> int | None:
-        """Whose request to receive next; None is anybody's."""
-        with self._turn:
-            self._turn.wait_for(lambda: self._next_in_replay() != self.rank)
-            return self._next_in_replay()
-
     def _serve(self) -> None:
         running = len(self.others)
-        request = torch.empty(1, dtype=torch.int64)
-        gradient = torch.empty(self.sizes[self.rank])
         while running:
-            worker = dist.recv(request, self._sender(), self.group, REQUEST_TAG)
-            kind = int(request)
+            kind = torch.empty(1, dtype=torch.int64)
+            worker = dist.recv(kind, None, self.group, REQUEST_TAG)
             if kind == STOP:
                 running -= 1
-            elif kind == PUSH:
+                continue
+            gradient = torch.empty(self.sizes[self.rank] if kind == PUSH else 0)
+            if kind == PUSH:
                 dist.recv(gradient, worker, self.group, GRADIENT_TAG)
-                with self._served_in_turn(worker):
-                    self.shard.push(worker, gradient)
+            # Received at once also in a replay, so that its sender can go on; served in its turn.
+            with self._turn:
+                self._waiting.append((worker, int(kind), gradient))
+                self._serve_waiting()
+
+    def _serve_waiting(self) -> None:
+        """Serves the requests whose turn has come; the caller holds the shard."""
+        while (turn := self._whose_turn_has_come()) is not None:
+            worker, kind, gradient = self._waiting.pop(turn)
+            if kind == PUSH:
+                self.shard.push(worker, gradient)
             else:
-                with self._served_in_turn(worker):
-                    weights = self.shard.fetch(worker, kind)
+                weights = self.shard.fetch(worker, kind)
                 with self.ledger.during("exchange" if kind == FETCH else "evaluation"):
                     dist.send(weights, worker, self.group, WEIGHTS_TAG)
+            self.served.append(worker)
+        self._turn.notify_all()
+
+    def _whose_turn_has_come(self) -> int | None:
+        """The place of a request among those that wait."""
+        served_next = self._next()
+        return next(
+            (i for i, (worker, *_) in enumerate(self._waiting) if served_next in (worker, None)),
+            None,
+        )
