@@ -95,6 +95,7 @@ class Downpour(Algorithm):
         self.server = ParameterServer(
             weights,
             lambda part: Shard(part, self.task.configure_optimizer, self.staleness_aware),
+            self.backend.comm,
             self.backend.ledger,
             replay=self.recorded[rank]["served"] if self.recorded else None,
         )

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-import deepspeed.comm as dist
 import torch
 import torch.distributed
 from torch import Tensor, nn
@@ -92,7 +91,9 @@ class ParameterServer:
     Args:
         weights: [P], the same on every rank; they are cut into a shard a rank.
         make_shard: makes the shard of this rank from its part of them.
-        ledger: what takes down the replies that the thread sends.
+        comm: `deepspeed.comm`, whose messages the ledger counts. It is not imported here, as that takes
+            seconds also in processes that only ask for the algorithms' names.
+        ledger: takes down the replies that the thread sends under their phase.
         replay: the order in which requests are to be served; None, or beyond its end, as they come.
     """
 
@@ -100,6 +101,7 @@ class ParameterServer:
         self,
         weights: Tensor,
         make_shard: Callable[[Tensor], Shard],
+        comm: Any,
         ledger: Ledger,
         replay: list[int] | None = None,
     ) -> None:
@@ -111,7 +113,7 @@ class ParameterServer:
         parts = weights.cpu().tensor_split(self.ranks)
         self.sizes = [len(part) for part in parts]
         self.shard = make_shard(parts[self.rank])
-        self.ledger, self.replay = ledger, replay
+        self.comm, self.ledger, self.replay = comm, ledger, replay
         self.served: list[int] = []
         self._turn = threading.Condition()  # its lock guards the shard and what follows
         self._waiting: list[tuple[int, int, Tensor]] = []  # received: worker, kind, gradient
@@ -133,7 +135,7 @@ class ParameterServer:
         sending = []
         for rank in self.others:
             self._request(PUSH, rank)
-            sending.append(dist.isend(parts[rank], rank, self.group, GRADIENT_TAG))
+            sending.append(self.comm.isend(parts[rank], rank, self.group, GRADIENT_TAG))
         with self._own_turn():
             self.shard.push(self.rank, parts[self.rank].clone())
         for work in sending:
@@ -145,7 +147,7 @@ class ParameterServer:
         receiving = []
         for rank in self.others:
             self._request(kind, rank)
-            receiving.append(dist.irecv(parts[rank], rank, self.group, WEIGHTS_TAG))
+            receiving.append(self.comm.irecv(parts[rank], rank, self.group, WEIGHTS_TAG))
         with self._own_turn():
             parts[self.rank] = self.shard.fetch(self.rank, kind)
         for work in receiving:
@@ -155,14 +157,14 @@ class ParameterServer:
     def release(self) -> None:
         """Lets the others go on that wait for this rank."""
         for rank in self.others:
-            dist.send(torch.zeros(1), rank, self.group, RELEASE_TAG)
+            self.comm.send(torch.zeros(1), rank, self.group, RELEASE_TAG)
 
     def wait_for_release(self) -> None:
         """Waits for rank 0."""
-        dist.recv(torch.empty(1), 0, self.group, RELEASE_TAG)
+        self.comm.recv(torch.empty(1), 0, self.group, RELEASE_TAG)
 
     def _request(self, kind: int, rank: int) -> None:
-        dist.send(torch.tensor([kind]), rank, self.group, REQUEST_TAG)
+        self.comm.send(torch.tensor([kind]), rank, self.group, REQUEST_TAG)
 
     @contextmanager
     def _own_turn(self) -> Iterator[None]:
@@ -182,13 +184,13 @@ class ParameterServer:
         running = len(self.others)
         while running:
             kind = torch.empty(1, dtype=torch.int64)
-            worker = dist.recv(kind, None, self.group, REQUEST_TAG)
+            worker = self.comm.recv(kind, None, self.group, REQUEST_TAG)
             if kind == STOP:
                 running -= 1
                 continue
             gradient = torch.empty(self.sizes[self.rank] if kind == PUSH else 0)
             if kind == PUSH:
-                dist.recv(gradient, worker, self.group, GRADIENT_TAG)
+                self.comm.recv(gradient, worker, self.group, GRADIENT_TAG)
             # Received at once also in a replay, so that its sender can go on; served in its turn.
             with self._turn:
                 self._waiting.append((worker, int(kind), gradient))
@@ -203,7 +205,7 @@ class ParameterServer:
             else:
                 weights = self.shard.fetch(worker, kind)
                 with self.ledger.during("exchange" if kind == FETCH else "evaluation"):
-                    dist.send(weights, worker, self.group, WEIGHTS_TAG)
+                    self.comm.send(weights, worker, self.group, WEIGHTS_TAG)
             self.served.append(worker)
         self._turn.notify_all()
 

@@ -60,6 +60,7 @@ class DeepSpeedBackend(DeepSpeedStrategy):
     """
 
     strategy_name = "paceline"
+    comm = dist  # through which all is sent that the ledger counts
 
     def __init__(
         self,
