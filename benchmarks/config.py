@@ -99,13 +99,13 @@ class Fault:
     """What goes wrong on one rank, on purpose.
 
     Args:
-        kind: its process is killed, or raises, after a step; or it is slow from then on.
+        kind: nothing; its process is killed, or raises, after a step; or it is slow from then on.
         rank: the rank; trials with fewer workers have no fault.
         step: the first step, counted from 1, after which it shows.
         factor: of a slow rank, how many times as long its steps take.
     """
 
-    kind: Literal["kill", "raise", "slow"]
+    kind: Literal["none", "kill", "raise", "slow"] = "none"
     rank: int = 0
     step: int = 1
     factor: float = 2.0
@@ -137,7 +137,7 @@ class Trial:
             hyper-parameters.
         batch_size: examples a rank takes at each step.
         partition: how the training examples are divided among the replicas.
-        fault: what goes wrong, if anything is to.
+        fault: what goes wrong on purpose.
     """
 
     benchmark: str
@@ -152,7 +152,7 @@ class Trial:
     accelerator: str
     seed: int
     partition: Partition = field(default_factory=Partition)
-    fault: Fault | None = None
+    fault: Fault = field(default_factory=Fault)
 
     @property
     def algorithm_class(self) -> "type[Algorithm]":
@@ -178,7 +178,7 @@ class Benchmark:
     scale: Scale
     seeds: list[int]
     partition: Partition = field(default_factory=Partition)
-    fault: Fault | None = None
+    fault: Fault = field(default_factory=Fault)
 
     def identity(self, **facts: Any) -> str:
         """16 hex digits that stand for this benchmark under the given facts."""
@@ -227,7 +227,7 @@ class Benchmark:
             accelerator=self.scale.accelerator,
             seed=seed,
             partition=partition or self.partition,
-            fault=self.fault if self.fault and self.fault.rank < workers else None,
+            fault=self.fault if self.fault.rank < workers else Fault(),
         )
 
 
@@ -317,7 +317,7 @@ def _parser(path: Path, raw: dict[str, Any]) -> tuple[ArgumentParser, dict[str, 
     parser.add_class_arguments(Scale, "scale")
     parser.add_argument("--seeds", type=list[int], default=[0])
     parser.add_class_arguments(Partition, "partition")
-    parser.add_argument("--fault", type=Fault | None, default=None)
+    parser.add_class_arguments(Fault, "fault")
     known = find_algorithms()
     for label, entry in (raw.get("algorithms") or {}).items():
         entry = raw["algorithms"][label] = dict(entry or {})
@@ -347,7 +347,7 @@ def _benchmark(path: Path, values: dict[str, Any], plugins: dict[str, str]) -> B
         for entry in algorithms.values():
             entry["partition"] = entry["partition"] and Partition(**entry["partition"])
         partition = Partition(**values["partition"])
-        fault = values["fault"] and Fault(**values["fault"])
+        fault = Fault(**values["fault"])
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
     benchmark = Benchmark(

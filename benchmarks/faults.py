@@ -32,8 +32,10 @@ class FaultInjector(Callback):
         fault = self.fault
         if trainer.global_rank != fault.rank or trainer.global_step < fault.step:
             return
-        if fault.kind == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if fault.kind == "raise":
-            raise InjectedFault(f"the fault asked for at step {fault.step}")
-        time.sleep((fault.factor - 1) * (time.thread_time() - self.cpu_seconds))
+        match fault.kind:
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "raise":
+                raise InjectedFault(f"the fault asked for at step {fault.step}")
+            case "slow":
+                time.sleep((fault.factor - 1) * (time.thread_time() - self.cpu_seconds))

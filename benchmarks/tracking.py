@@ -166,4 +166,7 @@ def _flat(trial: Trial) -> dict[str, Any]:
     }
     data = {f"data.{k}": v for k, v in trial.workload.data.arguments.items()}
     task = {f"task.{k}": v for k, v in trial.workload.task.arguments.items()}
-    return {"algorithm": trial.algorithm, **scale, **trial.hyper_parameters, **task, **data}
+    conditions = {f"partition.{k}": v for k, v in asdict(trial.partition).items()}
+    conditions |= {f"fault.{k}": v for k, v in asdict(trial.fault).items()}
+    own = {"algorithm": trial.algorithm, **trial.hyper_parameters}
+    return {**own, **scale, **conditions, **task, **data}

@@ -279,14 +279,13 @@ def run_rank(
         keep_off_gpus()
     backend = DeepSpeedBackend(layout, trial.zero_stage)
     meter = Meter(backend, trial.batch_size, report)
-    fault = [FaultInjector(trial.fault)] if trial.fault else []
     trainer = Trainer(
         accelerator=trial.accelerator,
         devices=trial.workers,
         strategy=backend,
         max_epochs=steps // every,
         num_sanity_val_steps=0,
-        callbacks=[*fault, meter, Continue(batches), *callbacks],
+        callbacks=[FaultInjector(trial.fault), meter, Continue(batches), *callbacks],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -14,7 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics.classification import BinaryAccuracy
 
-from benchmarks.config import Budget, Fault, Plugin, Target, Trial, Workload
+from benchmarks.config import Budget, Plugin, Target, Trial, Workload
 from benchmarks.trial import run_rank, stream
 from datasets.partition import Partition
 from lightning_modules.backend.launch import Ranks
@@ -172,7 +172,6 @@ def trial(
     data: dict[str, Any] | None = None,
     hyper_parameters: dict[str, Any] | None = None,
     partition: Partition | None = None,
-    fault: Fault | None = None,
     model: str = "Tower",
     **task: Any,
 ) -> Trial:
@@ -197,7 +196,6 @@ def trial(
         accelerator="cpu",
         seed=seed,
         partition=partition or Partition(),
-        fault=fault,
     )
 
 
