@@ -66,6 +66,19 @@ def test_strong_scaling_divides_the_batch_and_weak_scaling_does_not(written):
     assert batches("--scale.batch_size=64", "--scale.scaling=strong") == [64, 32, 16]
 
 
+def test_a_partition_holds_for_all_but_the_algorithm_that_has_its_own(written):
+    path = written("{algorithm: sync_sgd}", "{algorithm: sync_sgd, partition: {kind: shared}}")
+    trials = load_benchmark(path, ["--partition.kind=dirichlet", "--partition.alpha=2"]).trials()
+    kinds = [(t.label, t.workers, t.partition.kind) for t in trials]
+    assert kinds == [("baseline", 1, "dirichlet"), ("wide", 2, "shared"), ("wide", 4, "shared")]
+    assert trials[0].partition.alpha == 2
+
+
+def test_a_fault_is_of_the_trials_that_have_its_rank(written):
+    trials = load_benchmark(written(), ["--fault.kind=kill", "--fault.rank=2"]).trials()
+    assert [(t.workers, t.fault.kind) for t in trials] == [(1, "none"), (2, "none"), (4, "kill")]
+
+
 def test_a_trial_is_another_when_anything_it_depends_on_changes(written):
     def identity(*overrides: str, **facts: str) -> str:
         return load_benchmark(written(), list(overrides)).trials()[0].identity(**facts)
@@ -77,8 +90,10 @@ def test_a_trial_is_another_when_anything_it_depends_on_changes(written):
         identity("--workload.task.lr=0.5", code="a"),
         identity("--seeds=[1]", code="a"),
         identity("--scale.threads=2", code="a"),
+        identity("--partition.kind=same", code="a"),
+        identity("--fault.kind=slow", code="a"),
     }
-    assert len(others) == 5
+    assert len(others) == 7
 
 
 @pytest.mark.parametrize(
@@ -135,6 +150,12 @@ def test_a_yaml_that_does_not_parse_is_one_line(written, tmp_path):
         ("--scale.workers=[a]", "scale.workers: Expected a int. Got value: a"),
         ("--scale.zero_stage=5", "scale.zero_stage: Expected a Literal[0, 1, 2, 3]. Got value: 5"),
         ("--workload.budget.epochs=0", "workload.budget.epochs must be positive, not 0.0"),
+        ("--partition.alpha=0", "partition.alpha must be positive, not 0.0"),
+        ("--fault.factor=0.5", "fault.factor must be at least 1, not 0.5"),
+        (
+            "--fault.kind=die",
+            "fault.kind: Expected a Literal['none', 'kill', 'raise', 'slow']. Got value: die",
+        ),
     ],
 )
 def test_a_mistake_on_the_command_line_is_named(written, override, message):

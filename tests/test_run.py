@@ -145,6 +145,14 @@ def test_a_diverged_trial_fails_with_its_reason_and_the_others_go_on(finished):
     assert all("raised Diverged: the training loss is" in reason for reason in reasons)
 
 
+def test_a_fault_that_was_asked_for_fails_the_trials_that_have_its_rank(finished):
+    done = finished.run("--name=faulty", "--fault.kind=raise", "--fault.rank=1", "--fault.step=7")
+    assert done.returncode == 1
+    assert "FAILED: rank 1 raised InjectedFault: the fault asked for at step 7" in done.stdout
+    assert "1 of 2" not in done.stdout
+    assert "failed trials: 1; the same command tries them again" in done.stdout
+
+
 def test_mistakes_exit_with_2_and_one_line(finished):
     for arguments, message in {
         ("run", "nonesuch"): "error: no benchmark 'nonesuch'; `list` shows them all\n",
