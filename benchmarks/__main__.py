@@ -1,4 +1,4 @@
-"""The command line: `python -m benchmarks run|results|report|list|ui|doctor`."""
+"""The command line: `python -m benchmarks run|rerun|results|report|list|ui|doctor`."""
 
 import argparse
 import logging
@@ -41,6 +41,12 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--on-bad-rows", choices=["raise", "skip"], help="what a malformed row does")
     run.add_argument("--report", metavar="PDF", help="where the report goes")
     run.set_defaults(command=commands.run)
+
+    rerun = verbs.add_parser(
+        "rerun", help="repeat a recorded trial and say what came out equal and what did not"
+    )
+    rerun.add_argument("run_id", help="of a finished trial: the last column of `results`")
+    rerun.set_defaults(command=commands.rerun)
 
     results = verbs.add_parser("results", help="one row a trial of a benchmark")
     results.add_argument("name")
@@ -89,11 +95,13 @@ def main(arguments: list[str] | None = None) -> int:
 def _mistakes() -> tuple[type[Exception], ...]:
     """The errors that are told in one line: a person's mistakes and the machine's, not ours."""
     from benchmarks.config import ConfigError
+    from benchmarks.rerun import CannotRerun
     from benchmarks.store import StoreError
     from datasets.cache import DataError
+    from lightning_modules.backend.launch import RankFailed
     from reports.results import NoResults
 
-    return ConfigError, DataError, NoResults, OSError, StoreError
+    return CannotRerun, ConfigError, DataError, NoResults, OSError, RankFailed, StoreError
 
 
 if __name__ == "__main__":

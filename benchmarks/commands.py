@@ -49,6 +49,22 @@ def run(options: argparse.Namespace) -> int:
     return 1 if outcome.failed else 0
 
 
+def rerun(options: argparse.Namespace) -> int:
+    from lightning_modules.backend.launch import interruptible, start_fork_server
+
+    start_fork_server("benchmarks.trial")
+
+    from benchmarks.display import TerminalDisplay, comparison
+    from benchmarks.rerun import rerun as rerun_trial
+    from benchmarks.store import open_store
+
+    client = open_store(options.store, create=False)
+    with interruptible(), TerminalDisplay(console) as display:
+        outcome = rerun_trial(client, options.run_id, display)
+    console.print(comparison(outcome))
+    return 0 if outcome.bitwise else 1
+
+
 def results(options: argparse.Namespace) -> int:
     from benchmarks.display import table
     from benchmarks.store import open_store

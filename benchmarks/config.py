@@ -167,6 +167,25 @@ class Trial:
         """16 hex digits that stand for this trial under the given facts (code, data, hardware)."""
         return _hash(self, facts)
 
+    @classmethod
+    def from_record(cls, fields: dict[str, Any]) -> "Trial":
+        """The trial that `dataclasses.asdict` made into `fields`."""
+        workload = fields["workload"]
+        return cls(
+            **fields
+            | {
+                "workload": Workload(
+                    name=workload["name"],
+                    data=Plugin(**workload["data"]),
+                    task=Plugin(**workload["task"]),
+                    target=Target(**workload["target"]),
+                    budget=Budget(**workload["budget"]),
+                ),
+                "partition": Partition(**fields["partition"]),
+                "fault": Fault(**fields["fault"]),
+            }
+        )
+
 
 @dataclass(frozen=True)
 class Benchmark:

@@ -7,6 +7,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from benchmarks.config import Trial
+from benchmarks.rerun import Rerun
 from reports.results import Results
 
 
@@ -63,6 +64,19 @@ class TerminalDisplay:
             self._progress.remove_task(self._task)
             self._task = None
         self.console.print(f"{_name(trial)}: {outcome}", highlight=False, markup=False)
+
+
+def comparison(rerun: Rerun) -> Table:
+    """What a rerun gave beside what is recorded."""
+    grid = Table(title=f"rerun of {rerun.run_id}: {rerun.verdict}")
+    for column in ("", "recorded", "now", ""):
+        grid.add_column(column)
+    for name, (recorded, now) in rerun.figures.items():
+        shown = [f"{v:.10g}" if isinstance(v, float) else str(v)[:16] for v in (recorded, now)]
+        grid.add_row(name, *shown, "equal" if recorded == now else "differs")
+    for name, (recorded, now) in rerun.causes.items():
+        grid.add_row(f"[dim]{name}[/dim]", str(recorded), str(now), "may be why")
+    return grid
 
 
 def table(results: Results) -> Table:

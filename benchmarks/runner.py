@@ -1,9 +1,10 @@
 """Runs the trials of a benchmark one after the other, and only those that are missing."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
@@ -124,7 +125,8 @@ def _run_trial(
     with TemporaryDirectory() as folder:
         log = Path(folder) / "ranks.log"
         try:
-            curve, results = _watch(trial, run_id, log, parent, display)
+            record_point = partial(parent.point, run_id, time.time())
+            curve, results = follow(trial, log, display, record_point)
         except RankFailed as error:
             output = log.read_text(errors="replace")[-LOG_LIMIT:] if log.exists() else ""
             parent.fail(run_id, str(error), details=f"{error.details}\n{output}".strip())
@@ -140,8 +142,9 @@ def _run_trial(
     figures["expected_bytes_per_worker"] = fmean(
         result["expected_bytes_per_worker"] for result in results.values()
     )
+    predictions = {rank: result.pop("predictions") for rank, result in results.items()}[0]
     record["result"] = results[0] | {"ranks": [results[rank] for rank in sorted(results)]}
-    parent.finish(run_id, figures, record)
+    parent.finish(run_id, figures, record, predictions)
     seconds = figures.get("time_to_target_s")
     display.ended(
         trial,
@@ -151,11 +154,21 @@ def _run_trial(
     return True
 
 
-def _watch(
-    trial: Trial, run_id: str, log: Path, parent: BenchmarkRun, display: Display
+def follow(
+    trial: Trial, log: Path, display: Display, on_point: Callable[[dict[str, float]], None]
 ) -> tuple[list[dict[str, float]], dict[int, dict[str, Any]]]:
-    """Follows a trial's ranks to their end; returns the curve, and the result of each rank."""
-    started, steps = time.time(), 0
+    """Runs a trial's ranks to their end; returns the curve, and the result of each rank.
+
+    Args:
+        trial: what to run.
+        log: a file that takes what the ranks print.
+        display: where progress is shown.
+        on_point: called with each point of the curve as soon as it is there.
+
+    Raises:
+        RankFailed: a rank died, raised or hung.
+    """
+    steps = 0
     curve: list[dict[str, float]] = []
     results: dict[int, dict[str, Any]] = {}
     with Ranks(trial.workers, _rank, trial, log=log) as ranks:
@@ -164,7 +177,7 @@ def _watch(
                 results[rank] = value
             elif rank == 0 and kind == "point":
                 curve.append(value)
-                parent.point(run_id, value, started)
+                on_point(value)
             elif rank == 0:
                 steps = value.get("steps", steps)
                 display.progress(value["step"], steps, value.get("train_loss"))

@@ -4,8 +4,10 @@ import os
 import time
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import (
@@ -14,6 +16,7 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_RUN_NOTE,
     MLFLOW_USER,
 )
+from numpy.typing import NDArray
 
 from benchmarks.config import Benchmark, Trial
 from reports.results import (
@@ -21,6 +24,7 @@ from reports.results import (
     BENCHMARK_ID,
     FAILURE,
     KIND,
+    PREDICTIONS_FILE,
     RECORD_FILE,
     TRIAL_ID,
     trial_runs,
@@ -120,7 +124,7 @@ class BenchmarkRun:
             self.client.log_batch(run_id, params=parameters[i : i + PARAMETERS_A_REQUEST])
         return run_id
 
-    def point(self, run_id: str, point: dict[str, float], started: float) -> None:
+    def point(self, run_id: str, started: float, point: dict[str, float]) -> None:
         """Adds one evaluation to a trial's curve.
 
         The timestamp is the trial's start plus its training time, so that the time axis of the MLflow
@@ -131,12 +135,22 @@ class BenchmarkRun:
         metrics = [Metric(k, float(v), stamp, step) for k, v in point.items() if k != "step"]
         self.client.log_batch(run_id, metrics=metrics)
 
-    def finish(self, run_id: str, figures: dict[str, float], record: dict[str, Any]) -> None:
+    def finish(
+        self,
+        run_id: str,
+        figures: dict[str, float],
+        record: dict[str, Any],
+        predictions: dict[str, NDArray[np.float32]],
+    ) -> None:
+        """Ends a trial with its figures, its record and its predictions on the first rows."""
         stamp = int(1000 * time.time())
         # What the curve has as well is there already, at its own steps.
         new = {name: value for name, value in figures.items() if name not in CURVE}
         self.client.log_batch(run_id, [Metric(k, v, stamp, 0) for k, v in new.items()])
         self.client.log_dict(run_id, record, RECORD_FILE)
+        with TemporaryDirectory() as folder:
+            np.savez_compressed(file := Path(folder) / PREDICTIONS_FILE, **predictions)  # type: ignore[arg-type]
+            self.client.log_artifact(run_id, str(file))
         self.client.set_terminated(run_id, "FINISHED")
 
     def fail(

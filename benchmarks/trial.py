@@ -26,6 +26,8 @@ from lightning_modules.backend.layout import Layout
 from lightning_modules.backend.strategy import DeepSpeedBackend, keep_off_gpus
 
 EVALUATION_BATCH = 8192
+# Of the first validation rows, kept with the trial so that retrains can be compared.
+PREDICTED_ROWS, PREDICTED_VALUES = 10_000, 2_000_000
 Report = Callable[[str, Any], None]
 
 
@@ -54,14 +56,30 @@ def schedule(trial: Trial, rows: int) -> tuple[int, int]:
 class Meter(Callback):
     """Keeps the clock and the ledger's phase, and reports the curve."""
 
-    def __init__(self, backend: DeepSpeedBackend, batch_size: int, report: Report) -> None:
+    def __init__(
+        self,
+        backend: DeepSpeedBackend,
+        batch_size: int,
+        to_predict: DataLoader[Any],
+        report: Report,
+    ) -> None:
         self.backend, self.ledger, self.report = backend, backend.ledger, report
-        self.batch_size = batch_size
-        self.steps, self.reported, self.weights_sha256 = 0, 0.0, ""
+        self.batch_size, self.to_predict = batch_size, to_predict
+        self.steps, self.reported = 0, 0.0
+        self.weights_sha256 = ""
+        self.predictions: dict[str, np.ndarray] = {}
 
     @property
     def clock(self) -> Clock:
         return self.backend.clock
+
+    @property
+    def compute_seconds(self) -> float:
+        """Training time of this rank, had sending taken none: what a model of the link adds to."""
+        if self.clock.device.type == "cpu":
+            return self.clock.cpu_seconds  # also where ranks take turns on a core
+        sending = self.ledger.seconds["train"] + self.ledger.seconds["exchange"]
+        return self.clock.total - sending
 
     def on_train_epoch_start(self, trainer: Trainer, algorithm: LightningModule) -> None:
         # An epoch of Lightning's is what lies between two evaluations.
@@ -94,8 +112,8 @@ class Meter(Callback):
 
     def on_validation_end(self, trainer: Trainer, algorithm: LightningModule) -> None:
         messages, wire = self.ledger.sent("train", "exchange")
-        seconds, cpu_seconds = self._over_ranks(
-            torch.distributed.ReduceOp.MAX, self.clock.total, self.clock.cpu_seconds
+        seconds, compute_seconds = self._over_ranks(
+            torch.distributed.ReduceOp.MAX, self.clock.total, self.compute_seconds
         )
         figures = cast(Algorithm, algorithm).figures()
         loss, steps, all_steps, *sums = self._over_ranks(
@@ -119,7 +137,7 @@ class Meter(Callback):
                 "step": step,
                 "examples": all_steps * self.batch_size,
                 "train_seconds": seconds,
-                "cpu_seconds": cpu_seconds,
+                "compute_seconds": compute_seconds,
                 "bytes_sent_per_worker": sent,
                 "messages_per_worker": sent_messages,
                 "train_loss": loss,
@@ -131,9 +149,26 @@ class Meter(Callback):
     def on_train_end(self, trainer: Trainer, algorithm: LightningModule) -> None:
         self.clock.stop()
         self.ledger.phase = "end"
-        evaluated = cast(Algorithm, algorithm).evaluated_weights()
-        weights = self.backend.weights() if evaluated is None else evaluated
+        algorithm = cast(Algorithm, algorithm)
+        with algorithm.as_evaluated():
+            weights = self.backend.weights()
+            self.predictions = self._predict(algorithm)
         self.weights_sha256 = hashlib.sha256(weights.cpu().numpy().tobytes()).hexdigest()
+
+    @torch.no_grad()
+    def _predict(self, algorithm: Algorithm) -> dict[str, np.ndarray]:
+        """Predictions by the name of who serves them, on as many batches as there is room for."""
+        algorithm.eval()
+        parts: dict[str, list[np.ndarray]] = {}
+        values = 0
+        for batch in self.to_predict:
+            if values > PREDICTED_VALUES:
+                break
+            batch = self.backend.batch_to_device(batch)
+            for name, predicted in algorithm.predictions(batch).items():
+                parts.setdefault(name, []).append(predicted.float().cpu().numpy())
+                values += predicted.numel()
+        return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
     def _over_ranks(self, operation: Any, *values: float) -> list[float]:
         # Straight through torch, not through DeepSpeed: measuring is not the algorithm's traffic.
@@ -278,7 +313,9 @@ def run_rank(
     if trial.accelerator == "cpu":
         keep_off_gpus()
     backend = DeepSpeedBackend(layout, trial.zero_stage)
-    meter = Meter(backend, trial.batch_size, report)
+    first = np.arange(min(_rows(validation), PREDICTED_ROWS))
+    to_predict = _with_batches(validation, np.array_split(first, math.ceil(len(first) / 100)))
+    meter = Meter(backend, trial.batch_size, to_predict, report)
     trainer = Trainer(
         accelerator=trial.accelerator,
         devices=trial.workers,
@@ -306,7 +343,7 @@ def run_rank(
         "replicas": layout.replicas,
         "phases": clock.seconds,
         "send_seconds": ledger.seconds["train"] + ledger.seconds["exchange"],
-        "cpu_seconds": clock.cpu_seconds,
+        "compute_seconds": meter.compute_seconds,
         "ledger": ledger.rows(),
         "expected_bytes_per_worker": algorithm.expected_bytes(
             layout, trial.zero_stage, trainer.global_step
@@ -314,6 +351,7 @@ def run_rank(
         "parameters": algorithm.model_bytes // 4,
         "weights_sha256": meter.weights_sha256,
         "algorithm": algorithm.record(),
+        "predictions": meter.predictions if rank == 0 else {},
     }
     # A rank that leaves while its peers still talk to it makes them abort.
     torch.distributed.barrier()

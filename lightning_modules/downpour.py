@@ -97,6 +97,7 @@ class Downpour(Algorithm):
             lambda part: Shard(part, self.task.configure_optimizer, self.staleness_aware),
             self.backend.comm,
             self.backend.ledger,
+            self.backend.clock,
             replay=self.recorded[rank]["served"] if self.recorded else None,
         )
         self.accrued = torch.zeros_like(weights)

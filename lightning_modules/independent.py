@@ -12,6 +12,8 @@ Distillation", sections 3.2 and 3.4.
 
 from typing import Any
 
+from torch import Tensor
+
 from lightning_modules.backend.algorithm import Algorithm
 from lightning_modules.backend.layout import Layout
 from lightning_modules.backend.ledger import engine_bytes
@@ -44,8 +46,16 @@ class IndependentReplicas(Algorithm):
     def validation_step(self, batch: Any, _: int) -> None:
         logits, labels = self.task(batch), self.task.labels(batch)
         self._evaluate("validation", logits, labels)
-        predictions = self.backend.gather_from_replicas(self.task.probabilities(logits))
-        self._evaluate("ensemble", self.task.inverse(predictions.mean(dim=0)), labels)
+        ensemble = self._ensemble(self.task.probabilities(logits))
+        self._evaluate("ensemble", self.task.inverse(ensemble), labels)
+
+    def predictions(self, batch: Any) -> dict[str, Tensor]:
+        own = super().predictions(batch)
+        return {**own, "ensemble": self._ensemble(own["model"])}
+
+    def _ensemble(self, predictions: Tensor) -> Tensor:
+        """The mean over the replicas of their predictions on the same batch."""
+        return self.backend.gather_from_replicas(predictions).mean(dim=0)
 
     def expected_bytes(self, layout: Layout, zero_stage: int, steps: int) -> float:
         """What the engine sends inside a replica."""

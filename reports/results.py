@@ -13,13 +13,15 @@ from mlflow.tracking import MlflowClient
 from reports.scoring import CURVE, oversubscribed
 
 # What a run of ours is called in MLflow. `KIND` is "benchmark" on the parent, "trial" on a child.
-KIND, BENCHMARK_ID, TRIAL_ID, FAILURE = (
+KIND, BENCHMARK_ID, TRIAL_ID, FAILURE, RERUN = (
     "paceline.kind",
     "paceline.benchmark_id",
     "paceline.trial_id",
     "paceline.failure",
+    "paceline.rerun",
 )
 BENCHMARK_FILE, RECORD_FILE = "benchmark.json", "record.json"
+PREDICTIONS_FILE = "predictions.npz"
 
 COLUMNS = [
     "benchmark",

@@ -11,7 +11,7 @@ CURVE = [
     "step",
     "examples",
     "train_seconds",
-    "cpu_seconds",
+    "compute_seconds",
     "bytes_sent_per_worker",
     "messages_per_worker",
     "train_loss",

@@ -8,11 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from mlflow.tracking import MlflowClient
 
-from reports.results import COLUMNS, FAILURE, search
+from reports.results import COLUMNS, FAILURE, PREDICTIONS_FILE, RERUN, search
 
 ROOT = Path(__file__).parent.parent
 BENCHMARK = """
@@ -136,6 +137,24 @@ def test_the_parent_run_holds_the_report_and_every_trial_its_record(finished):
         assert len(losses) == 2
 
 
+def test_a_rerun_of_a_synchronous_trial_is_bitwise_equal(finished):
+    run_id = finished.rows()[1]["run_id"]
+    repeated = finished.call("rerun", run_id)
+    assert repeated.returncode == 0, repeated.stderr
+    assert f"rerun of {run_id}: bitwise equal" in repeated.stdout
+    assert "differs" not in repeated.stdout
+    assert MlflowClient(finished.uri).get_run(run_id).data.tags[RERUN] == "bitwise equal"
+
+
+def test_a_trial_keeps_its_predictions(finished):
+    client = MlflowClient(finished.uri)
+    for row in finished.rows():
+        file = client.download_artifacts(row["run_id"], PREDICTIONS_FILE, str(finished.folder))
+        (predicted,) = np.load(file).values()
+        assert predicted.shape == (1000,)
+        assert ((predicted > 0) & (predicted < 1)).all()
+
+
 def test_a_diverged_trial_fails_with_its_reason_and_the_others_go_on(finished):
     done = finished.run("--algorithms.baseline.workers=[1]", "--workload.task.lr=1e30")
     assert done.returncode == 1
@@ -155,6 +174,7 @@ def test_a_fault_that_was_asked_for_fails_the_trials_that_have_its_rank(finished
 
 def test_mistakes_exit_with_2_and_one_line(finished):
     for arguments, message in {
+        ("rerun", "nonesuch"): "error: no run 'nonesuch' in this store; `results` shows the ids\n",
         ("run", "nonesuch"): "error: no benchmark 'nonesuch'; `list` shows them all\n",
         ("results", "criteo"): "error: no run of benchmark 'criteo' in this store;"
         " `run criteo` makes one\n",

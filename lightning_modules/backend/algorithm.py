@@ -1,7 +1,8 @@
 """The base of every algorithm: a LightningModule around a task."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
@@ -106,6 +107,10 @@ class Algorithm(LightningModule, ABC):
         """
         return None
 
+    def predictions(self, batch: Any) -> dict[str, Tensor]:
+        """What users would be served for a batch, one row an example, by the name of who serves it."""
+        return {"model": self.task.probabilities(self.task(batch))}
+
     def figures(self) -> dict[str, float]:
         """What this rank knows of the state of the algorithm at an evaluation, by name.
 
@@ -133,11 +138,21 @@ class Algorithm(LightningModule, ABC):
         """What a replica minimises beside the loss of the task, on the same batch."""
         return 0.0
 
-    def on_validation_start(self) -> None:
+    @contextmanager
+    def as_evaluated(self) -> Iterator[None]:
+        """Puts the weights to evaluate in the place of those that are trained on."""
         evaluated = self.evaluated_weights()
-        self._trained = None if evaluated is None else self.backend.weights()
-        if evaluated is not None:
-            self.backend.load_weights(evaluated)
+        if evaluated is None:
+            yield
+            return
+        trained = self.backend.weights()
+        self.backend.load_weights(evaluated)
+        yield
+        self.backend.load_weights(trained)
+
+    def on_validation_start(self) -> None:
+        self._evaluating = self.as_evaluated()
+        self._evaluating.__enter__()
 
     def validation_step(self, batch: Any, _: int) -> None:
         self._evaluate("validation", self.task(batch), self.task.labels(batch))
@@ -147,8 +162,7 @@ class Algorithm(LightningModule, ABC):
             value = cast(Metric, metric).compute()
             self.log(name, value if self.one_model else self.backend.mean_over_ranks(value))
             cast(Metric, metric).reset()
-        if self._trained is not None:
-            self.backend.load_weights(self._trained)
+        self._evaluating.__exit__(None, None, None)
 
     def on_fit_start(self) -> None:
         if not self.one_model:

@@ -1,5 +1,6 @@
 """Training time, with evaluation, logging and checkpointing off it."""
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,11 @@ class Clock:
     The device is synchronised whenever the clock starts or stops, so that work still queued on a GPU
     is counted where it was caused. Phases: `data` (waiting for a batch), `exchange` (what replicas tell
     each other) and `train` (the rest). What of it is spent sending is in the ledger.
+
+    Attributes:
+        seconds: training time by phase.
+        cpu_seconds: CPU time of the thread that trains, while the clock ran, and of those `working`. What
+            the communication library's own threads use is not in it.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -21,6 +27,7 @@ class Clock:
         self.cpu_seconds = 0.0
         self._phase: str | None = None
         self._since = self._cpu_since = 0.0
+        self._lock = threading.Lock()
 
     @property
     def total(self) -> float:
@@ -31,7 +38,7 @@ class Clock:
         """Books the time until now under the phase before, and starts `phase`."""
         if self._phase is None:
             self._synchronise()
-            self._since, self._cpu_since = time.perf_counter(), time.process_time()
+            self._since, self._cpu_since = time.perf_counter(), time.thread_time()
         else:
             self._book()
         self._phase = phase
@@ -47,11 +54,20 @@ class Clock:
         yield
         self.enter(before)
 
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Books the CPU time of the block, in a thread beside the one that trains."""
+        since = time.thread_time()
+        yield
+        with self._lock:
+            self.cpu_seconds += time.thread_time() - since
+
     def stop(self) -> None:
         """Books the time until now and stops."""
         self._synchronise()
         self._book()
-        self.cpu_seconds += time.process_time() - self._cpu_since
+        with self._lock:
+            self.cpu_seconds += time.thread_time() - self._cpu_since
         self._phase = None
 
     def _book(self) -> None:

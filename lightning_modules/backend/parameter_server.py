@@ -11,6 +11,7 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
+from lightning_modules.backend.clock import Clock
 from lightning_modules.backend.ledger import Ledger
 
 # What a request asks for, and the tags of the messages: gloo matches them whatever their order.
@@ -94,6 +95,7 @@ class ParameterServer:
         comm: `deepspeed.comm`, whose messages the ledger counts. It is not imported here, as that takes
             seconds also in processes that only ask for the algorithms' names.
         ledger: takes down the replies that the thread sends under their phase.
+        clock: takes down the CPU time of the thread.
         replay: the order in which requests are to be served; None, or beyond its end, as they come.
     """
 
@@ -103,6 +105,7 @@ class ParameterServer:
         make_shard: Callable[[Tensor], Shard],
         comm: Any,
         ledger: Ledger,
+        clock: Clock,
         replay: list[int] | None = None,
     ) -> None:
         # Of its own, as gloo lets two threads use two groups at once; collective.
@@ -113,7 +116,7 @@ class ParameterServer:
         parts = weights.cpu().tensor_split(self.ranks)
         self.sizes = [len(part) for part in parts]
         self.shard = make_shard(parts[self.rank])
-        self.comm, self.ledger, self.replay = comm, ledger, replay
+        self.comm, self.ledger, self.clock, self.replay = comm, ledger, clock, replay
         self.served: list[int] = []
         self._turn = threading.Condition()  # its lock guards the shard and what follows
         self._waiting: list[tuple[int, int, Tensor]] = []  # received: worker, kind, gradient
@@ -192,7 +195,7 @@ class ParameterServer:
             if kind == PUSH:
                 self.comm.recv(gradient, worker, self.group, GRADIENT_TAG)
             # Received at once also in a replay, so that its sender can go on; served in its turn.
-            with self._turn:
+            with self._turn, self.clock.working():
                 self._waiting.append((worker, int(kind), gradient))
                 self._serve_waiting()
 

@@ -1,0 +1,105 @@
+"""Repeats a recorded trial from its record alone and says what came out equal."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from benchmarks.config import Trial
+from benchmarks.environment import code_hash, hardware, versions
+from reports.results import KIND, RECORD_FILE, RERUN, read_json
+from reports.scoring import score
+
+if TYPE_CHECKING:
+    from benchmarks.runner import Display
+
+# What a repetition must give again, bit for bit; times are not among it.
+FIGURES = ["steps_to_target", "final_loss", "final_metric", "bytes_sent_per_worker"]
+
+
+class CannotRerun(LookupError):
+    """The run named is no finished trial."""
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """A repetition of a trial.
+
+    Attributes:
+        run_id: of the recorded trial.
+        figures: by name, as recorded and as of now.
+        causes: what differs between then and now and may explain a difference, likewise.
+    """
+
+    run_id: str
+    figures: dict[str, tuple[Any, Any]]
+    causes: dict[str, tuple[Any, Any]]
+
+    @property
+    def bitwise(self) -> bool:
+        """Whether the weights came out equal bit by bit."""
+        recorded, now = self.figures["weights_sha256"]
+        return bool(recorded == now)
+
+    @property
+    def verdict(self) -> str:
+        return "bitwise equal" if self.bitwise else "not equal"
+
+
+def rerun(client: MlflowClient, run_id: str, display: "Display") -> Rerun:
+    """Runs the trial of run `run_id` once more; the verdict becomes a tag of that run.
+
+    Raises:
+        CannotRerun: there is no such trial, or it did not finish.
+        RankFailed: the repetition failed.
+    """
+    from benchmarks.runner import follow, machine
+
+    record = _record(client, run_id)
+    trial = Trial.from_record(record["trial"])
+    data = trial.workload.data.build()
+    data.prepare_data()
+    with machine(display), TemporaryDirectory() as folder:
+        display.trial(trial, 0, 1)
+        curve, results = follow(trial, Path(folder) / "ranks.log", display, lambda _: None)
+    recorded = client.get_run(run_id).data.metrics
+    now = score(pd.DataFrame(curve), trial.workload.target.loss)
+    figures = {name: (recorded.get(name), now.get(name)) for name in FIGURES}
+    figures["weights_sha256"] = (
+        record["result"]["weights_sha256"],
+        results[0]["weights_sha256"],
+    )
+    outcome = Rerun(run_id, figures, _causes(trial, record["facts"], data.fingerprint))
+    client.set_tag(run_id, RERUN, outcome.verdict)
+    return outcome
+
+
+def _record(client: MlflowClient, run_id: str) -> dict[str, Any]:
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        raise CannotRerun(f"no run {run_id!r} in this store; `results` shows the ids") from error
+    if run.data.tags.get(KIND) != "trial" or run.info.status != "FINISHED":
+        raise CannotRerun(f"run {run_id!r} is no trial that has finished")
+    return read_json(client, run_id, RECORD_FILE)
+
+
+def _causes(trial: Trial, facts: dict[str, Any], fingerprint: str) -> dict[str, tuple[Any, Any]]:
+    present = {"code": code_hash(), "data": fingerprint}
+    present |= {f"version of {name}": value for name, value in versions().items()}
+    present |= {f"hardware: {name}": value for name, value in hardware().items()}
+    then = {"code": facts["code"], "data": facts["data"]}
+    then |= {f"version of {name}": value for name, value in facts["versions"].items()}
+    then |= {f"hardware: {name}": value for name, value in facts["hardware"].items()}
+    causes = {
+        name: (then.get(name), present.get(name))
+        for name in then | present
+        if then.get(name) != present.get(name)
+    }
+    if trial.algorithm_class.asynchronous and not trial.hyper_parameters.get("replay"):
+        causes["asynchronous"] = ("its order of pushes", "another order; see `replay`")
+    return causes
