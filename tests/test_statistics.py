@@ -48,7 +48,7 @@ def test_the_interval_is_the_same_every_time() -> None:
 
 @pytest.mark.parametrize("wrong", [([], [1.0]), ([0.0], [1.0]), ([1.0, 2.0], [1.0])])
 def test_what_has_no_ratio_is_refused(wrong) -> None:
-    with pytest.raises(ValueError, match="ratio needs positive|cannot be paired"):
+    with pytest.raises(ValueError, match=r"ratio needs positive|cannot be paired"):
         ratio(*wrong, paired=True)
 
 
