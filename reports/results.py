@@ -67,13 +67,15 @@ class Results:
         trials: one row a planned trial, in that order: `COLUMNS`, then `failure`, `oversubscribed`
             and the hyper-parameters as `param.*`. A trial never started has the status MISSING.
         curves: one row an evaluation of a trial: `run_id`, `algorithm`, `workers`, `seed`, then
-            `CURVE`.
+            `CURVE`, then what an algorithm reports of itself, absent where another ran.
+        records: the `record.json` of each trial that finished, by `run_id`.
     """
 
     run_id: str
     benchmark: dict[str, Any]
     trials: pd.DataFrame
     curves: pd.DataFrame
+    records: dict[str, dict[str, Any]]
 
 
 def read_json(client: MlflowClient, run_id: str, name: str) -> dict[str, Any]:
@@ -129,14 +131,16 @@ def load(client: MlflowClient, name: str) -> Results:
     parent = max(parents, key=lambda run: run.info.end_time or run.info.start_time)
     benchmark = read_json(client, parent.info.run_id, BENCHMARK_FILE)
     runs = trial_runs(client, name)
-    rows, curves = [], []
+    rows, curves, records = [], [], {}
     for planned in benchmark["trials"]:
         run = runs.get(planned["id"])
-        rows.append(_row(client, benchmark, planned, run))
+        if run is not None and run.info.status == "FINISHED":
+            records[run.info.run_id] = read_json(client, run.info.run_id, RECORD_FILE)
+        rows.append(_row(benchmark, planned, run, records))
         if run is not None:
             curve = read_curve(client, run)
             facts = {key: rows[-1][key] for key in CURVE_OF}
-            curves.append(curve.assign(**facts)[[*facts, *CURVE]])
+            curves.append(curve.assign(**facts)[[*facts, *curve.columns]])
     trials = pd.DataFrame(rows)
     parameters = sorted(str(name) for name in trials if str(name).startswith("param."))
     return Results(
@@ -146,25 +150,28 @@ def load(client: MlflowClient, name: str) -> Results:
         pd.concat(curves, ignore_index=True)
         if curves
         else pd.DataFrame(columns=[*CURVE_OF, *CURVE]),
+        records,
     )
 
 
 def read_curve(client: MlflowClient, run: mlflow.entities.Run) -> pd.DataFrame:
-    """The curve of a trial, with the columns of `CURVE`."""
-    columns = {}
-    for name in CURVE[1:]:
+    """The curve of a trial: the columns of `CURVE`, then every other metric of its evaluations."""
+    columns: dict[str, pd.Series[float]] = {}
+    own = sorted(set(run.data.metrics) - {*CURVE, *COLUMNS})
+    for name in (*CURVE[1:], *own):
         if name in run.data.metrics:
             history = client.get_metric_history(run.info.run_id, name)
             columns[name] = pd.Series({m.step: m.value for m in history}, dtype=float)
     curve = pd.DataFrame(columns).rename_axis("step").reset_index()
-    return curve.reindex(columns=CURVE).sort_values("step", ignore_index=True)
+    curve = curve.reindex(columns=[*CURVE, *own]).dropna(subset="train_seconds")
+    return curve.sort_values("step", ignore_index=True)
 
 
 def _row(
-    client: MlflowClient,
     benchmark: dict[str, Any],
     planned: dict[str, Any],
     run: mlflow.entities.Run | None,
+    records: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:
     row: dict[str, Any] = {
         "benchmark": benchmark["name"],
@@ -179,8 +186,7 @@ def _row(
     row |= {"status": run.info.status, "run_id": run.info.run_id}
     row |= {"failure": run.data.tags.get(FAILURE)}
     row |= {f"param.{name}": value for name, value in run.data.params.items()}
-    if run.info.status == "FINISHED":
-        record = read_json(client, run.info.run_id, RECORD_FILE)
+    if record := records.get(run.info.run_id):
         row |= {
             "replicas": record["result"]["replicas"],
             "weights_sha256": record["result"]["weights_sha256"],

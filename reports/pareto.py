@@ -1,0 +1,172 @@
+"""Which configurations nothing beats in both time and bytes."""
+
+from itertools import pairwise, product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
+from matplotlib.ticker import EngFormatter, FuncFormatter, NullLocator
+from matplotlib.transforms import Bbox
+
+from reports.groups import (
+    NothingToDraw,
+    always_reached,
+    called,
+    configurations,
+    finished,
+    listed,
+    names,
+    reference,
+)
+from reports.look import GREY, hollow_handle, legend, looks, panel
+from reports.results import Results
+
+SIDES = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)]
+DISTANCES = [7, 12, 18, 26, 36, 48, 62, 80]  # points from a mark to its label
+
+
+def pareto(results: Results) -> Figure:
+    """Seconds to the target against bytes that a worker sends until then, a mark a configuration.
+
+    The front joins the configurations that no other beats in both; those with more ranks than cores
+    are compared only where there are no others.
+
+    Raises:
+        NothingToDraw: no trial finished, or no configuration reached the target with every seed.
+    """
+    reference(results)
+    reached = always_reached(results)
+    if not reached:
+        raise NothingToDraw("no configuration reached the target in all its trials that finished")
+    figure, axes = panel(results, "time and bytes to the target", 3.3)
+    columns = ["time_to_target_s", "bytes_to_target"]
+    points = {(a, n): rows[columns].astype(float).mean() for a, n, rows in reached}
+    sole = [key for key in points if not looks(results)[key].hollow] or list(points)
+    front = [(points[key].iloc[0], points[key].iloc[1]) for key in _front(points, sole)]
+    _limits(axes, pd.DataFrame(list(points.values())))
+    axes.step(*zip(*front, strict=True), where="post", color=GREY, linewidth=1, zorder=1)
+    marks = {}
+    for algorithm, workers, rows in reached:
+        look, (x, y) = looks(results)[algorithm, workers], points[algorithm, workers]
+        axes.hlines(y, rows[columns[0]].min(), rows[columns[0]].max(), color=look.colour, lw=0.8)
+        axes.vlines(x, rows[columns[1]].min(), rows[columns[1]].max(), color=look.colour, lw=0.8)
+        axes.plot(x, y, look.marker, color=look.colour, mfc=look.fill, ms=5.5, clip_on=False)
+        marks[f"{names(results)[algorithm]}, {workers}"] = (x, y, look.colour)
+    axes.set_xlabel("training time to the target (s)")
+    axes.set_ylabel("bytes sent per worker to the target")
+    handles = [Line2D([], [], color=GREY, lw=1, label="Pareto front")]
+    if any(looks(results)[key].hollow for key in points):
+        handles.append(hollow_handle())
+    note = "A name is followed by its number of workers."
+    if absent := [
+        called(results, algorithm, workers)
+        for algorithm, workers, _ in configurations(finished(results))
+        if (algorithm, workers) not in points
+    ]:
+        note += f" Target not reached: {listed(absent)}."
+    legend(figure, handles, note)
+    _write_at_marks(figure, axes, marks, front)
+    return figure
+
+
+def _front(points: dict[Any, "pd.Series[float]"], compared: list[Any]) -> list[Any]:
+    """Those of the keys compared than which no other has both less time and fewer bytes."""
+    front: list[Any] = []
+    for key in sorted(compared, key=lambda key: tuple(points[key])):
+        if not front or points[key].iloc[1] < points[front[-1]].iloc[1]:
+            front.append(key)
+    return front
+
+
+def _limits(axes: Axes, points: pd.DataFrame) -> None:
+    """Room round the points, on axes that show a zero of bytes beside their powers of ten."""
+    seconds, sent = points["time_to_target_s"], points["bytes_to_target"]
+    if seconds.max() > 10 * seconds.min():
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.set_xlim(seconds.min() / 1.4, seconds.max() * 1.6)
+    else:
+        room = max(float(seconds.max() - seconds.min()), 0.1 * float(seconds.max()))
+        axes.set_xlim(max(0.0, seconds.min() - 0.15 * room), seconds.max() + 0.25 * room)
+    positive = sent[sent > 0]
+    if positive.empty:
+        axes.set_ylim(-1, 1)
+        axes.set_yticks([0])
+        return
+    least = 10.0 ** int(len(f"{positive.min():.0f}") - 1)
+    axes.set_yscale("symlog", linthresh=least, linscale=0.6)
+    powers = [least * 10.0**i for i in range(16) if least * 10.0**i <= 10 * sent.max()]
+    axes.set_yticks([0.0, *powers])
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(EngFormatter("B", sep=" "))
+    axes.set_ylim(-0.35 * least if (sent == 0).any() else 0.5 * least, 2.5 * sent.max())
+
+
+def _write_at_marks(
+    figure: Figure,
+    axes: Axes,
+    marks: dict[str, tuple[float, float, str]],
+    front: list[tuple[float, float]],
+) -> None:
+    """Writes each name as near to its mark as no other name, no mark and no front is in the way.
+
+    Args:
+        figure: complete but for the names.
+        axes: whose limits are final.
+        marks: horizontal and vertical position in data units and colour, by name.
+        front: its corners in data units, the horizontal part of each step first.
+    """
+    figure.draw_without_rendering()  # constrained layout moves the axes
+    point = figure.dpi / 72  # pixels
+    at = {name: axes.transData.transform((x, y)) for name, (x, y, _) in marks.items()}
+    taken = [_box(place, 8 * point, 8 * point) for place in at.values()]
+    corners = [axes.transData.transform(corner) for corner in front]
+    for (x, y), (next_x, next_y) in pairwise(corners):
+        taken += [Bbox.from_extents(x, y, next_x, y), Bbox.from_extents(next_x, y, next_x, next_y)]
+    frame = axes.get_window_extent()
+    for name, place in at.items():
+        x, y, colour = marks[name]
+        label = axes.annotate(
+            name,
+            (x, y),
+            xytext=(0, 0),
+            textcoords="offset points",
+            color=colour,
+            fontsize=7,
+            horizontalalignment="center",
+            verticalalignment="center",
+            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.5, "shrinkA": 0, "shrinkB": 3},
+        )
+        label.set_in_layout(False)
+        size = Text.get_window_extent(label)
+        box = _free_box(place, size.width + 4 * point, size.height, point, frame, taken)
+        taken.append(box)
+        middle = (box.p0 + box.p1) / 2
+        label.set_position(tuple((middle - place) / point))
+
+
+def _free_box(
+    place: "np.ndarray[Any, Any]",
+    width: float,
+    height: float,
+    point: float,
+    frame: Bbox,
+    taken: list[Bbox],
+) -> Bbox:
+    """The first box beside a mark that is free, or the last one tried; all lengths in pixels."""
+    box = _box(place, width, height)
+    for distance, (right, up) in product(DISTANCES, SIDES):
+        away = point * distance * np.array([right, up]) + np.array([right * width, up * height]) / 2
+        box = _box(place + away, width, height)
+        inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 <= frame.y1
+        if inside and not any(box.overlaps(other) for other in taken):
+            break
+    return box
+
+
+def _box(middle: "np.ndarray[Any, Any]", width: float, height: float) -> Bbox:
+    return Bbox.from_bounds(middle[0] - width / 2, middle[1] - height / 2, width, height)

@@ -1,0 +1,237 @@
+"""What more workers bring and what they cost: speed, efficiency, bytes, and which of them to choose."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator
+
+from reports.groups import (
+    NothingToDraw,
+    any_oversubscribed,
+    configurations,
+    counted,
+    finished,
+    names,
+    reference,
+    si_bytes,
+)
+from reports.look import (
+    GREY,
+    Label,
+    Look,
+    algorithm_handles,
+    hollow_handle,
+    legend,
+    looks,
+    panel,
+    panels,
+    readable_log_ticks,
+    workers_axis,
+    write_beside,
+)
+from reports.results import Results
+
+MISSED = 0.05  # the height of the crosses of trials that missed the target, from the edge
+Values = Callable[[pd.DataFrame], "pd.Series[float]"]
+
+
+def speedup(results: Results) -> Figure:
+    """Examples per second relative to `reference`, against workers, beside the ideal line.
+
+    Raises:
+        NothingToDraw: no trial finished, or all on the same number of workers.
+    """
+    trials, counts = _scaled(results)
+    figure, axes = panel(results, "speedup of training throughput")
+    unit = reference(results)["examples_per_s"].mean()
+    ideal = [count / counts[0] for count in counts]
+    axes.plot(counts, ideal, color=GREY, linestyle=":", linewidth=1)
+    labels = [Label(ideal[-1], "ideal: as many times the workers", Look(GREY, line=":"))]
+    for algorithm in trials["algorithm"].unique():
+        own = trials[trials["algorithm"] == algorithm]
+        means = _draw_against_workers(
+            axes, results, own, lambda rows: rows["examples_per_s"] / unit
+        )
+        look = looks(results)[algorithm, max(means)]
+        labels.append(Label(means[max(means)], names(results)[algorithm], look))
+    workers_axis(axes, counts)
+    axes.set_yscale("log")
+    readable_log_ticks(axes)
+    axes.set_ylabel(f"examples/s, relative to {counted(counts[0], 'worker')}")
+    write_beside(axes, labels, figure.get_figheight() - 0.8)
+    return figure
+
+
+def efficiency(results: Results) -> Figure:
+    """Hardware efficiency, statistical efficiency and seconds to the target, against workers.
+
+    Hardware efficiency is examples/s of a worker, relative to a worker of `reference`; statistical
+    efficiency is the examples that `reference` needs to the target by those that a trial needs. The
+    time to the target is as the one times the other. A configuration of which a trial ended without
+    the target has a cross at the edge of the last two panels, in place of its mean where no trial
+    reached it.
+
+    Raises:
+        NothingToDraw: no trial finished, or all on the same number of workers.
+    """
+    trials, counts = _scaled(results)
+    base = reference(results)
+    rate = (base["examples_per_s"] / base["workers"]).mean()
+    examples = base["examples_to_target"].mean()
+    figure, drawn = panels(results, "efficiency and time to the target", 3, 2.4)
+    quantities: list[tuple[str, str, Values]] = [
+        (
+            "hardware efficiency",
+            "examples/s of a worker, relative",
+            lambda rows: rows["examples_per_s"] / rows["workers"] / rate,
+        ),
+        (
+            "statistical efficiency",
+            "examples to the target, relative",
+            lambda rows: examples / rows["examples_to_target"],
+        ),
+        ("time to the target", "training time (s)", lambda rows: rows["time_to_target_s"]),
+    ]
+    missed = _missed(results)
+    for axes, (title, ylabel, values) in zip(drawn, quantities, strict=True):
+        of_target = "target" in ylabel or "target" in title
+        axes.set_title(title)
+        axes.set_ylabel(ylabel)
+        if "relative" in ylabel:
+            axes.axhline(1, color=GREY, linestyle=":", linewidth=1)
+        for place, algorithm in _side_by_side(trials):
+            own = trials[trials["algorithm"] == algorithm]
+            _draw_against_workers(axes, results, own, values, place)
+            for workers in missed.get(algorithm, []) if of_target else []:
+                _draw_missed(axes, looks(results)[algorithm, workers], workers * place, title)
+        workers_axis(axes, counts)
+        axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
+        axes.yaxis.set_major_locator(MaxNLocator(6))
+    handles = algorithm_handles(results, trials["algorithm"])
+    if missed:
+        cross = Line2D([], [], color=GREY, marker="x", mew=1.5, ls="", label="target not reached")
+        handles.append(cross)
+    if any_oversubscribed(trials):
+        handles.append(hollow_handle())
+    legend(figure, handles)
+    return figure
+
+
+def bytes_sent(results: Results) -> Figure:
+    """Bytes that a worker sent in a whole trial, measured and expected.
+
+    Raises:
+        NothingToDraw: no trial on more than one worker finished.
+    """
+    trials = finished(results)
+    trials = trials[trials["workers"] > 1]
+    if trials.empty:
+        raise NothingToDraw("no trial on more than one worker finished, so nothing was sent")
+    groups = configurations(trials)
+    height = 0.9 + min(0.27, 4.9 / len(groups)) * len(groups)
+    figure, axes = panel(results, "bytes sent per worker", height)
+    shown = []
+    for row, (algorithm, workers, own) in enumerate(groups):
+        look = looks(results)[algorithm, workers]
+        measured = own["bytes_sent_per_worker"].mean()
+        expected = own["expected_bytes_per_worker"].mean()
+        axes.plot(expected, row, "|", color=GREY, markersize=13, markeredgewidth=1.6)
+        axes.plot(measured, row, look.marker, color=look.colour, mfc=look.fill, ms=5, clip_on=False)
+        text = _compared(measured, expected)
+        axes.annotate(text, (1.02, row), xycoords=axes.get_yaxis_transform(), va="center")
+        shown += [value for value in (measured, expected) if value > 0]
+    axes.set_yticks(
+        range(len(groups)), [f"{names(results)[a]}, {counted(w, 'worker')}" for a, w, _ in groups]
+    )
+    axes.set_ylim(len(groups) - 0.4, -0.6)
+    if shown and max(shown) > 100 * min(shown):
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        axes.set_xlim(0, 1.08 * max(shown, default=1.0))
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(EngFormatter("B"))
+    axes.set_xlabel("bytes sent per worker over the whole trial")
+    axes.grid(visible=False, axis="y")
+    return figure
+
+
+def _scaled(results: Results) -> tuple[pd.DataFrame, list[int]]:
+    """The trials that finished, and on how many workers, ascending."""
+    reference(results)
+    trials = finished(results)
+    counts = sorted(int(workers) for workers in trials["workers"].unique())
+    if len(counts) < 2:
+        raise NothingToDraw("every trial that finished ran on the same number of workers")
+    return trials, counts
+
+
+def _side_by_side(trials: pd.DataFrame) -> list[tuple[float, str]]:
+    """Each algorithm with the factor that moves its marks beside those of the others.
+
+    The baseline and an algorithm alone stay where they are.
+    """
+    labels = [label for label in trials["algorithm"].unique() if label != "baseline"]
+    width = 0.5 if len(labels) > 1 else 0.0  # in doublings of the number of workers
+    parts = max(1, len(labels) - 1)
+    placed = [(2 ** (width * (i / parts - 0.5)), label) for i, label in enumerate(labels)]
+    if "baseline" in set(trials["algorithm"]):
+        placed.append((1.0, "baseline"))
+    return placed
+
+
+def _draw_against_workers(
+    axes: Axes, results: Results, trials: pd.DataFrame, values: Values, place: float = 1.0
+) -> dict[int, float]:
+    """Draws the means over seeds of one algorithm, with bars from the least to the greatest.
+
+    Returns:
+        The means by workers, without configurations that have no value.
+    """
+    means = {}
+    for algorithm, workers, rows in sorted(configurations(trials), key=lambda group: group[1]):
+        look, own = looks(results)[algorithm, workers], values(rows).astype(float).dropna()
+        if not own.empty:
+            means[workers] = float(own.mean())
+            at = workers * place
+            axes.vlines(at, own.min(), own.max(), color=look.colour, linewidth=1)
+            axes.plot(
+                at,
+                means[workers],
+                look.marker,
+                color=look.colour,
+                mfc=look.fill,
+                ls="none",
+                zorder=3,
+            )
+    if means:
+        at_all = [workers * place for workers in means]
+        axes.plot(at_all, list(means.values()), color=look.colour, ls=look.line, lw=0.9)
+    return means
+
+
+def _missed(results: Results) -> dict[str, list[int]]:
+    """Where a trial ended without having reached the target: numbers of workers by algorithm."""
+    trials = results.trials
+    ended = trials[trials["status"].isin(["FINISHED", "FAILED", "KILLED"])]
+    missed: dict[str, list[int]] = {}
+    for algorithm, workers, _ in configurations(ended[~ended["target_reached"].eq(True)]):
+        missed.setdefault(algorithm, []).append(workers)
+    return missed
+
+
+def _draw_missed(axes: Axes, look: Look, at: float, title: str) -> None:
+    """A cross at the edge where a worse value would lie: no efficiency, or no end of time."""
+    height = 1 - MISSED if title.startswith("time") else MISSED
+    to_edge: Any = axes.get_xaxis_transform()
+    axes.plot(at, height, "x", color=look.colour, mew=1.5, transform=to_edge, clip_on=False)
+
+
+def _compared(measured: float, expected: float) -> str:
+    if not expected > 0:
+        return si_bytes(measured)
+    return f"{si_bytes(measured)}, {100 * measured / expected:.2f} % of expected"
