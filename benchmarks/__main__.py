@@ -8,6 +8,7 @@ import sys
 from rich.console import Console
 
 from benchmarks import ROOT, commands
+from reports.link import DEFAULT, PRESETS
 
 # MLflow's own chatter is not the person's.
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -57,6 +58,11 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("name")
     report.add_argument("--report", metavar="PDF", help="where it goes; reports/output/NAME.pdf")
     report.set_defaults(command=commands.report)
+
+    for verb in (run, results, report):
+        verb.add_argument(
+            "--link", choices=PRESETS, default=DEFAULT, help="over which times are modelled"
+        )
 
     listing = verbs.add_parser("list", help="the benchmarks and algorithms there are")
     listing.set_defaults(command=commands.list_all)

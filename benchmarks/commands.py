@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     client = open_store(options.store)
     with interruptible(), TerminalDisplay(console) as display:
         outcome = run_benchmark(benchmark, client, display)
-    results = load(client, benchmark.name)
+    results = load(client, benchmark.name, options.link)
     console.print(table(results))
     console.print(f"report: {_write_report(client, results, options.report)}", soft_wrap=True)
     if outcome.failed:
@@ -70,7 +70,7 @@ def results(options: argparse.Namespace) -> int:
     from benchmarks.store import open_store
     from reports.results import COLUMNS, load
 
-    found = load(open_store(options.store, create=False), _name(options.name))
+    found = load(open_store(options.store, create=False), _name(options.name), options.link)
     parameters = [str(name) for name in found.trials if str(name).startswith("param.")]
     rows = found.trials[[*COLUMNS, "oversubscribed", "failure", *parameters]]
     match options.format:
@@ -88,7 +88,8 @@ def report(options: argparse.Namespace) -> int:
     from reports.results import load
 
     client = open_store(options.store, create=False)
-    print(_write_report(client, load(client, _name(options.name)), options.report))
+    results = load(client, _name(options.name), options.link)
+    print(_write_report(client, results, options.report))
     return 0
 
 

@@ -88,6 +88,7 @@ def table(results: Results) -> Table:
         "status": "status",
         "steps_to_target": "steps to target",
         "time_to_target_s": "seconds to target",
+        "modelled_time_to_target_s": f"modelled, {results.link}",
         "examples_per_s": "examples/s",
         "bytes_sent_per_worker": "MB sent/worker",
         "final_loss": f"final {results.benchmark['loss_name']}",
@@ -96,6 +97,7 @@ def table(results: Results) -> Table:
     formats = {
         "steps_to_target": "{:,.0f}",
         "time_to_target_s": "{:.1f}",
+        "modelled_time_to_target_s": "{:.1f}",
         "examples_per_s": "{:,.0f}",
         "final_loss": "{:.4f}",
         "final_metric": "{:.4f}",
@@ -115,7 +117,7 @@ def table(results: Results) -> Table:
             else:
                 cells.append(formats.get(column, "{}").format(value))
         if row["oversubscribed"] is True:
-            cells[6] += "*"
+            cells[list(shown).index("examples_per_s")] += "*"
         grid.add_row(*cells)
     if (results.trials["oversubscribed"] == True).any():  # noqa: E712
         grid.caption = "* more ranks than cores: wall-clock speedup says nothing here"

@@ -10,6 +10,7 @@ import mlflow.entities
 import pandas as pd
 from mlflow.tracking import MlflowClient
 
+from reports.link import DEFAULT, PRESETS, Link, modelled_seconds
 from reports.scoring import CURVE, oversubscribed
 
 # What a run of ours is called in MLflow. `KIND` is "benchmark" on the parent, "trial" on a child.
@@ -69,6 +70,7 @@ class Results:
         curves: one row an evaluation of a trial: `run_id`, `algorithm`, `workers`, `seed`, then
             `CURVE`, then what an algorithm reports of itself, absent where another ran.
         records: the `record.json` of each trial that finished, by `run_id`.
+        link: the preset of `reports.link` over which times are modelled.
     """
 
     run_id: str
@@ -76,6 +78,7 @@ class Results:
     trials: pd.DataFrame
     curves: pd.DataFrame
     records: dict[str, dict[str, Any]]
+    link: str = DEFAULT
 
 
 def read_json(client: MlflowClient, run_id: str, name: str) -> dict[str, Any]:
@@ -118,8 +121,8 @@ def trial_runs(client: MlflowClient, experiment: str) -> dict[str, mlflow.entiti
     return chosen
 
 
-def load(client: MlflowClient, name: str) -> Results:
-    """The newest run of benchmark `name`.
+def load(client: MlflowClient, name: str, link: str = DEFAULT) -> Results:
+    """The newest run of benchmark `name`, with times modelled over `link`.
 
     Raises:
         NoResults: it was never run.
@@ -139,6 +142,10 @@ def load(client: MlflowClient, name: str) -> Results:
         rows.append(_row(benchmark, planned, run, records))
         if run is not None:
             curve = read_curve(client, run)
+            if record := records.get(run.info.run_id):
+                rows[-1]["modelled_time_to_target_s"] = _modelled_time(
+                    curve, rows[-1].get("steps_to_target"), record, PRESETS[link]
+                )
             facts = {key: rows[-1][key] for key in CURVE_OF}
             curves.append(curve.assign(**facts)[[*facts, *curve.columns]])
     trials = pd.DataFrame(rows)
@@ -151,7 +158,19 @@ def load(client: MlflowClient, name: str) -> Results:
         if curves
         else pd.DataFrame(columns=[*CURVE_OF, *CURVE]),
         records,
+        link,
     )
+
+
+def _modelled_time(
+    curve: pd.DataFrame, steps: float | None, record: dict[str, Any], link: Link
+) -> float | None:
+    """Seconds to the target over `link`; None where it was not reached."""
+    reached = curve[curve["step"] == steps]
+    if reached.empty:
+        return None
+    point = reached.iloc[0]
+    return modelled_seconds(point["compute_seconds"], point["messages_per_worker"], record, link)
 
 
 def read_curve(client: MlflowClient, run: mlflow.entities.Run) -> pd.DataFrame:

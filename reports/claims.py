@@ -1,0 +1,136 @@
+"""Verdicts on the papers' claims, computed from stored results."""
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import yaml
+from numpy.typing import NDArray
+
+from reports.results import Results
+from reports.statistics import Ratio, churn, ratio
+
+FILE = Path(__file__).parent / "claims.yaml"
+Predictions = dict[str, dict[str, NDArray[np.float32]]]  # by run id and by who serves them
+Outcome = Literal["reproduced", "not reproduced", "inconclusive", "not run"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of a paper, as a bound on a ratio between two configurations of a benchmark.
+
+    Attributes:
+        name: the claim in a few words.
+        source: paper and section.
+        statement: what it says there, in our words.
+        benchmark: the benchmark in whose regime it is tested.
+        measure: a numeric column of the results, a figure of the curve (its last value), `churn` or
+            `ensemble_churn` between seeds, or `fall of FIGURE`, its last value over its first.
+        of: `ALGORITHM@WORKERS`.
+        against: likewise, or a number.
+        at_most: the ratio that the claim comes to, at most; or
+        at_least: at least.
+    """
+
+    name: str
+    source: str
+    statement: str
+    benchmark: str
+    measure: str
+    of: str
+    against: str | float
+    at_most: float | None = None
+    at_least: float | None = None
+
+    @property
+    def bound(self) -> str:
+        return f"at most {self.at_most:g}" if self.at_most else f"at least {self.at_least:g}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the results say of a claim, and why."""
+
+    claim: Claim
+    outcome: Outcome
+    ratio: Ratio | None = None
+    reason: str = ""
+
+
+def read_claims(path: Path = FILE) -> list[Claim]:
+    """The claims of a file, `reports/claims.yaml` by default."""
+    return [Claim(**entry) for entry in yaml.safe_load(path.read_text())]
+
+
+def judge(claim: Claim, results: Results, predictions: Predictions) -> Verdict:
+    """The verdict on one claim.
+
+    It is reproduced where the 95 % interval of the ratio lies within the bound, not reproduced where it
+    lies beyond it, and else inconclusive, as it is with one seed.
+
+    Args:
+        claim: what is claimed.
+        results: of a benchmark; of another than the claim's, it counts as not run.
+        predictions: of its trials.
+    """
+    if results.benchmark["name"] != claim.benchmark:
+        return Verdict(claim, "not run", reason=f"tested by the benchmark {claim.benchmark}")
+    of = _measured(claim.measure, claim.of, results, predictions)
+    if isinstance(claim.against, str):
+        against = _measured(claim.measure, claim.against, results, predictions)
+    else:
+        against = pd.Series(float(claim.against), index=of.index)
+    for side, figures in ((claim.of, of), (claim.against, against)):
+        if figures.empty:
+            return Verdict(claim, "not run", reason=f"{side} has no finished trial with it")
+    if against.isna().any():
+        return Verdict(claim, "inconclusive", reason=f"{claim.against} did not get there")
+    if of.isna().any():
+        return Verdict(claim, "not reproduced", reason=f"{claim.of} did not get there")
+    shared = of.index.intersection(against.index)
+    paired = len(shared) == len(of) == len(against)
+    if paired:
+        of, against = of[shared], against[shared]
+    found = ratio(of.tolist(), against.tolist(), paired)
+    return Verdict(claim, _outcome(claim, found), found)
+
+
+def _outcome(claim: Claim, found: Ratio) -> Outcome:
+    if found.repetitions < 2:
+        return "inconclusive"
+    if claim.at_most is not None:
+        within, beyond = found.high <= claim.at_most, found.low > claim.at_most
+    else:
+        within, beyond = found.low >= (claim.at_least or 0.0), found.high < (claim.at_least or 0.0)
+    return "reproduced" if within else "not reproduced" if beyond else "inconclusive"
+
+
+def _measured(measure: str, side: str, results: Results, predictions: Predictions) -> Any:
+    """The figure of a configuration, by seed or, of churn, by pair of seeds."""
+    label, _, workers = side.partition("@")
+    trials = results.trials
+    rows = trials[
+        (trials["algorithm"] == label)
+        & (trials["workers"] == int(workers))
+        & (trials["status"] == "FINISHED")
+    ]
+    if measure in ("churn", "ensemble_churn"):
+        server = "model" if measure == "churn" else "ensemble"
+        served = {
+            int(seed): predictions[run_id][server]
+            for seed, run_id in zip(rows["seed"], rows["run_id"], strict=True)
+            if server in predictions.get(run_id, {})
+        }
+        pairs = itertools.combinations(sorted(served), 2)
+        return pd.Series({f"{a} {b}": churn(served[a], served[b]) for a, b in pairs}, dtype=float)
+    if measure in rows:
+        return rows.set_index("seed")[measure].astype(float)
+    figure = measure.removeprefix("fall of ")
+    curves = results.curves[results.curves["run_id"].isin(rows["run_id"])]
+    if figure not in curves:
+        return pd.Series(dtype=float)
+    by_seed = curves.sort_values("step").dropna(subset=[figure]).groupby("seed")[figure]
+    return by_seed.last() / by_seed.first() if figure != measure else by_seed.last()
