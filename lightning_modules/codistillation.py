@@ -14,7 +14,7 @@ Exchanged are checkpoints: R - 1 times the model every T steps, whatever the bat
 It reduces to independent replicas with alpha = 0.
 
 Paper: Anil et al. (2018), "Large Scale Distributed Neural Network Training Through Online
-Distillation", algorithm 1 and sections 2.1 and 3.3.
+Distillation", algorithm 1.
 
 Evaluated is each replica alone, and beside it the ensemble.
 """

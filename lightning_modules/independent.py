@@ -7,7 +7,7 @@ alone; beside the mean over the replicas stands the ensemble, whose prediction i
 which costs R times as much to serve.
 
 Paper: Anil et al. (2018), "Large Scale Distributed Neural Network Training Through Online
-Distillation", sections 3.2 and 3.4.
+Distillation".
 """
 
 from typing import Any

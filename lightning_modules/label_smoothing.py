@@ -8,7 +8,7 @@ tells whether codistillation works by its teachers or by their softness alone. I
 SGD with alpha = 0.
 
 Paper: Anil et al. (2018), "Large Scale Distributed Neural Network Training Through Online
-Distillation", section 3.2.
+Distillation".
 """
 
 from typing import Any, Literal

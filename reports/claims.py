@@ -1,6 +1,7 @@
 """Verdicts on the papers' claims, computed from stored results."""
 
 import itertools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,8 +32,9 @@ class Claim:
             `ensemble_churn` between seeds, or `fall of FIGURE`, its last value over its first.
         of: `ALGORITHM@WORKERS`.
         against: likewise, or a number.
-        at_most: the ratio that the claim comes to, at most; or
-        at_least: at least.
+        at_least: the ratio that the claim comes to, at least.
+        at_most: at most.
+        against_measure: the measure of `against`, where it is another.
     """
 
     name: str
@@ -42,12 +44,19 @@ class Claim:
     measure: str
     of: str
     against: str | float
-    at_most: float | None = None
-    at_least: float | None = None
+    at_least: float = 0.0
+    at_most: float = math.inf
+    against_measure: str | None = None
 
     @property
     def bound(self) -> str:
-        return f"at most {self.at_most:g}" if self.at_most else f"at least {self.at_least:g}"
+        if math.isinf(self.at_most):
+            return f"at least {self.at_least:g}"
+        return (
+            f"{self.at_least:g} to {self.at_most:g}"
+            if self.at_least
+            else f"at most {self.at_most:g}"
+        )
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,8 @@ def judge(claim: Claim, results: Results, predictions: Predictions) -> Verdict:
         return Verdict(claim, "not run", reason=f"tested by the benchmark {claim.benchmark}")
     of = _measured(claim.measure, claim.of, results, predictions)
     if isinstance(claim.against, str):
-        against = _measured(claim.measure, claim.against, results, predictions)
+        measure = claim.against_measure or claim.measure
+        against = _measured(measure, claim.against, results, predictions)
     else:
         against = pd.Series(float(claim.against), index=of.index)
     for side, figures in ((claim.of, of), (claim.against, against)):
@@ -101,11 +111,10 @@ def judge(claim: Claim, results: Results, predictions: Predictions) -> Verdict:
 def _outcome(claim: Claim, found: Ratio) -> Outcome:
     if found.repetitions < 2:
         return "inconclusive"
-    if claim.at_most is not None:
-        within, beyond = found.high <= claim.at_most, found.low > claim.at_most
-    else:
-        within, beyond = found.low >= (claim.at_least or 0.0), found.high < (claim.at_least or 0.0)
-    return "reproduced" if within else "not reproduced" if beyond else "inconclusive"
+    if claim.at_least <= found.low and found.high <= claim.at_most:
+        return "reproduced"
+    beyond = found.high < claim.at_least or found.low > claim.at_most
+    return "not reproduced" if beyond else "inconclusive"
 
 
 def _measured(measure: str, side: str, results: Results, predictions: Predictions) -> Any:

@@ -82,7 +82,7 @@ def _difference(above: np.ndarray, below: np.ndarray, axis: int = -1) -> np.ndar
 def churn(first: np.ndarray, second: np.ndarray) -> float:
     """How far the predictions of two retrains differ: the mean absolute difference.
 
-    Anil et al. (2018), section 3.3. Of distributions over classes, half the sum over the classes:
+    As in Anil et al. (2018). Of distributions over classes, half the sum over the classes:
     the total variation distance, which for two classes is the same.
 
     Args:
