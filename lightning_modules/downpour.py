@@ -15,7 +15,8 @@ An asynchronous run is not repeatable, but it can be replayed: `replay` names th
 every shard then serves the workers in the recorded order, and every worker takes the recorded batches.
 One worker with n_push = n_fetch = 1 takes the steps of plain SGD.
 
-Papers: Dean et al. (2012), "Large Scale Distributed Deep Networks", section 4.1; Gupta et al. (2015), "Staleness-aware Async-SGD for Distributed Deep Learning".
+Papers: Dean et al. (2012), "Large Scale Distributed Deep Networks", section 4.1;
+Gupta et al. (2015), "Staleness-aware Async-SGD for Distributed Deep Learning".
 
 Evaluated are the server's weights.
 """

@@ -6,16 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
 import yaml
-from numpy.typing import NDArray
 
 from reports.results import Results
 from reports.statistics import Ratio, churn, ratio
 
 FILE = Path(__file__).parent / "claims.yaml"
-Predictions = dict[str, dict[str, NDArray[np.float32]]]  # by run id and by who serves them
 Outcome = Literal["reproduced", "not reproduced", "inconclusive", "not run"]
 
 
@@ -74,7 +71,7 @@ def read_claims(path: Path = FILE) -> list[Claim]:
     return [Claim(**entry) for entry in yaml.safe_load(path.read_text())]
 
 
-def judge(claim: Claim, results: Results, predictions: Predictions) -> Verdict:
+def judge(claim: Claim, results: Results) -> Verdict:
     """The verdict on one claim.
 
     It is reproduced where the 95 % interval of the ratio lies within the bound, not reproduced where it
@@ -83,14 +80,13 @@ def judge(claim: Claim, results: Results, predictions: Predictions) -> Verdict:
     Args:
         claim: what is claimed.
         results: of a benchmark; of another than the claim's, it counts as not run.
-        predictions: of its trials.
     """
     if results.benchmark["name"] != claim.benchmark:
         return Verdict(claim, "not run", reason=f"tested by the benchmark {claim.benchmark}")
-    of = _measured(claim.measure, claim.of, results, predictions)
+    of = _measured(claim.measure, claim.of, results)
     if isinstance(claim.against, str):
         measure = claim.against_measure or claim.measure
-        against = _measured(measure, claim.against, results, predictions)
+        against = _measured(measure, claim.against, results)
     else:
         against = pd.Series(float(claim.against), index=of.index)
     for side, figures in ((claim.of, of), (claim.against, against)):
@@ -117,7 +113,7 @@ def _outcome(claim: Claim, found: Ratio) -> Outcome:
     return "not reproduced" if beyond else "inconclusive"
 
 
-def _measured(measure: str, side: str, results: Results, predictions: Predictions) -> Any:
+def _measured(measure: str, side: str, results: Results) -> Any:
     """The figure of a configuration, by seed or, of churn, by pair of seeds."""
     label, _, workers = side.partition("@")
     trials = results.trials
@@ -129,9 +125,9 @@ def _measured(measure: str, side: str, results: Results, predictions: Prediction
     if measure in ("churn", "ensemble_churn"):
         server = "model" if measure == "churn" else "ensemble"
         served = {
-            int(seed): predictions[run_id][server]
+            int(seed): results.predictions[run_id][server]
             for seed, run_id in zip(rows["seed"], rows["run_id"], strict=True)
-            if server in predictions.get(run_id, {})
+            if server in results.predictions.get(run_id, {})
         }
         pairs = itertools.combinations(sorted(served), 2)
         return pd.Series({f"{a} {b}": churn(served[a], served[b]) for a, b in pairs}, dtype=float)

@@ -7,8 +7,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import mlflow.entities
+import numpy as np
 import pandas as pd
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from numpy.typing import NDArray
 
 from reports.link import DEFAULT, PRESETS, Link, modelled_seconds
 from reports.scoring import CURVE, oversubscribed
@@ -70,6 +73,7 @@ class Results:
         curves: one row an evaluation of a trial: `run_id`, `algorithm`, `workers`, `seed`, then
             `CURVE`, then what an algorithm reports of itself, absent where another ran.
         records: the `record.json` of each trial that finished, by `run_id`.
+        predictions: of each such trial, by who serves them: of its first validation rows.
         link: the preset of `reports.link` over which times are modelled.
     """
 
@@ -78,6 +82,7 @@ class Results:
     trials: pd.DataFrame
     curves: pd.DataFrame
     records: dict[str, dict[str, Any]]
+    predictions: dict[str, dict[str, NDArray[np.float32]]]
     link: str = DEFAULT
 
 
@@ -158,8 +163,19 @@ def load(client: MlflowClient, name: str, link: str = DEFAULT) -> Results:
         if curves
         else pd.DataFrame(columns=[*CURVE_OF, *CURVE]),
         records,
+        {run_id: _read_predictions(client, run_id) for run_id in records},
         link,
     )
+
+
+def _read_predictions(client: MlflowClient, run_id: str) -> dict[str, NDArray[np.float32]]:
+    with TemporaryDirectory() as folder:
+        try:
+            file = client.download_artifacts(run_id, PREDICTIONS_FILE, folder)
+        except (MlflowException, OSError):
+            return {}  # a trial from before predictions were kept
+        with np.load(file, allow_pickle=False) as predictions:
+            return dict(predictions)
 
 
 def _modelled_time(
