@@ -147,6 +147,9 @@ def _write_at_marks(
         taken.append(box)
         middle = (box.p0 + box.p1) / 2
         label.set_position(tuple((middle - place) / point))
+        beside = box.padded(1.5 * DISTANCES[0] * point).contains(*place)
+        if beside and label.arrow_patch is not None:
+            label.arrow_patch.set_visible(False)
 
 
 def _free_box(
