@@ -46,8 +46,9 @@ def pareto(results: Results) -> Figure:
     columns = ["time_to_target_s", "bytes_to_target"]
     points = {(a, n): rows[columns].astype(float).mean() for a, n, rows in reached}
     sole = [key for key in points if not looks(results)[key].hollow] or list(points)
-    front = [(points[key].iloc[0], points[key].iloc[1]) for key in _front(points, sole)]
     _limits(axes, pd.DataFrame(list(points.values())))
+    front = [(points[key].iloc[0], points[key].iloc[1]) for key in _front(points, sole)]
+    front = [(front[0][0], axes.get_ylim()[1]), *front, (axes.get_xlim()[1], front[-1][1])]
     axes.step(*zip(*front, strict=True), where="post", color=GREY, linewidth=1, zorder=1)
     marks = {}
     for algorithm, workers, rows in reached:
