@@ -27,7 +27,8 @@ def _of_curves(results: Results) -> dict[str, tuple[str, str]]:
     )
     if (results.trials["status"] != "FINISHED").any():
         lines += " A cross ends the thin curve of a trial that did not finish."
-    cut = f"{lines} The first, high losses are cut off.{_hollow(results)}"
+    lines += " The first, high losses may lie above the axis."
+    cut = lines + _hollow(results)
     baseline = ""
     if "baseline" in set(results.trials["algorithm"]):
         baseline = " The baseline is the same in every panel, and cut off where it goes on alone."

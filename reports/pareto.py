@@ -25,6 +25,7 @@ from reports.groups import (
 from reports.look import GREY, hollow_handle, legend, looks, panel
 from reports.results import Results
 
+Segment = tuple[tuple[float, float], tuple[float, float]]
 SIDES = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)]
 DISTANCES = [7, 12, 18, 26, 36, 48, 62, 80]  # points from a mark to its label
 
@@ -42,18 +43,24 @@ def pareto(results: Results) -> Figure:
     reached = always_reached(results)
     if not reached:
         raise NothingToDraw("no configuration reached the target in all its trials that finished")
-    figure, axes = panel(results, "time and bytes to the target", 3.3)
+    height = max(3.3, 2.2 + 0.07 * len(reached))  # the more names, the more room for them
+    figure, axes = panel(results, "time and bytes to the target", height)
     columns = ["time_to_target_s", "bytes_to_target"]
     points = {(a, n): rows[columns].astype(float).mean() for a, n, rows in reached}
     sole = [key for key in points if not looks(results)[key].hollow] or list(points)
-    front = [(points[key].iloc[0], points[key].iloc[1]) for key in _front(points, sole)]
     _limits(axes, pd.DataFrame(list(points.values())))
+    front = [(points[key].iloc[0], points[key].iloc[1]) for key in _front(points, sole)]
+    front = [(front[0][0], axes.get_ylim()[1]), *front, (axes.get_xlim()[1], front[-1][1])]
     axes.step(*zip(*front, strict=True), where="post", color=GREY, linewidth=1, zorder=1)
     marks = {}
+    bars: list[Segment] = []
     for algorithm, workers, rows in reached:
         look, (x, y) = looks(results)[algorithm, workers], points[algorithm, workers]
-        axes.hlines(y, rows[columns[0]].min(), rows[columns[0]].max(), color=look.colour, lw=0.8)
-        axes.vlines(x, rows[columns[1]].min(), rows[columns[1]].max(), color=look.colour, lw=0.8)
+        least, greatest = rows[columns].astype(float).min(), rows[columns].astype(float).max()
+        bars += [((least.iloc[0], y), (greatest.iloc[0], y))]
+        bars += [((x, least.iloc[1]), (x, greatest.iloc[1]))]
+        for (left, low), (right, high) in bars[-2:]:
+            axes.plot([left, right], [low, high], color=look.colour, linewidth=0.8)
         axes.plot(x, y, look.marker, color=look.colour, mfc=look.fill, ms=5.5, clip_on=False)
         marks[f"{names(results)[algorithm]}, {workers}"] = (x, y, look.colour)
     axes.set_xlabel("training time to the target (s)")
@@ -69,7 +76,9 @@ def pareto(results: Results) -> Figure:
     ]:
         note += f" Target not reached: {listed(absent)}."
     legend(figure, handles, note)
-    _write_at_marks(figure, axes, marks, front)
+    for (x, y), (next_x, next_y) in pairwise(front):
+        bars += [((x, y), (next_x, y)), ((next_x, y), (next_x, next_y))]
+    _write_at_marks(figure, axes, marks, bars)
     return figure
 
 
@@ -110,23 +119,23 @@ def _write_at_marks(
     figure: Figure,
     axes: Axes,
     marks: dict[str, tuple[float, float, str]],
-    front: list[tuple[float, float]],
+    lines: list[Segment],
 ) -> None:
-    """Writes each name as near to its mark as no other name, no mark and no front is in the way.
+    """Writes each name as near to its mark as no other name, no mark and no line is in the way.
 
     Args:
         figure: complete but for the names.
         axes: whose limits are final.
         marks: horizontal and vertical position in data units and colour, by name.
-        front: its corners in data units, the horizontal part of each step first.
+        lines: upright and level ones, in data units.
     """
     figure.draw_without_rendering()  # constrained layout moves the axes
     point = figure.dpi / 72  # pixels
     at = {name: axes.transData.transform((x, y)) for name, (x, y, _) in marks.items()}
     taken = [_box(place, 8 * point, 8 * point) for place in at.values()]
-    corners = [axes.transData.transform(corner) for corner in front]
-    for (x, y), (next_x, next_y) in pairwise(corners):
-        taken += [Bbox.from_extents(x, y, next_x, y), Bbox.from_extents(next_x, y, next_x, next_y)]
+    for ends in lines:
+        (x, y), (end_x, end_y) = axes.transData.transform(ends)
+        taken.append(Bbox.from_extents(x, y, end_x, end_y).padded(0.5 * point))
     frame = axes.get_window_extent()
     for name, place in at.items():
         x, y, colour = marks[name]
@@ -139,14 +148,21 @@ def _write_at_marks(
             fontsize=7,
             horizontalalignment="center",
             verticalalignment="center",
-            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.5, "shrinkA": 0, "shrinkB": 3},
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.4},
+            zorder=2,
         )
         label.set_in_layout(False)
         size = Text.get_window_extent(label)
-        box = _free_box(place, size.width + 4 * point, size.height, point, frame, taken)
+        box = _free_box(place, size.width + 4 * point, size.height + 2 * point, point, frame, taken)
         taken.append(box)
         middle = (box.p0 + box.p1) / 2
-        label.set_position(tuple((middle - place) / point))
+        offset = tuple((middle - place) / point)
+        label.set_position(offset)
+        if not box.padded(1.5 * DISTANCES[0] * point).contains(*place):
+            leader = {"arrowstyle": "-", "color": colour, "lw": 0.5, "shrinkA": 0, "shrinkB": 3}
+            axes.annotate(
+                "", (x, y), offset, textcoords="offset points", arrowprops=leader, zorder=1
+            )
 
 
 def _free_box(
@@ -162,7 +178,9 @@ def _free_box(
     for distance, (right, up) in product(DISTANCES, SIDES):
         away = point * distance * np.array([right, up]) + np.array([right * width, up * height]) / 2
         box = _box(place + away, width, height)
-        inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 <= frame.y1
+        inside = (
+            frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+        )
         if inside and not any(box.overlaps(other) for other in taken):
             break
     return box

@@ -1,6 +1,8 @@
 """What more workers bring and what they cost: speed, efficiency, bytes, and which of them to choose."""
 
+import math
 from collections.abc import Callable
+from textwrap import fill
 from typing import Any
 
 import pandas as pd
@@ -108,6 +110,9 @@ def efficiency(results: Results) -> Figure:
             _draw_against_workers(axes, results, own, values, place)
             for workers in missed.get(algorithm, []) if of_target else []:
                 _draw_missed(axes, looks(results)[algorithm, workers], workers * place, title)
+        if title.startswith("statistical") and math.isnan(examples):
+            text = "the reference did not reach the target"
+            axes.text(0.5, 0.5, fill(text, 24), transform=axes.transAxes, ha="center")
         workers_axis(axes, counts)
         axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
         axes.yaxis.set_major_locator(MaxNLocator(6))
@@ -134,21 +139,22 @@ def bytes_sent(results: Results) -> Figure:
     groups = configurations(trials)
     height = 0.9 + min(0.27, 4.9 / len(groups)) * len(groups)
     figure, axes = panel(results, "bytes sent per worker", height)
-    shown = []
-    for row, (algorithm, workers, own) in enumerate(groups):
+    measured = [float(own["bytes_sent_per_worker"].mean()) for _, _, own in groups]
+    expected = [float(own["expected_bytes_per_worker"].mean()) for _, _, own in groups]
+    shown = [value for value in (*measured, *expected) if value > 0]
+    logarithmic = bool(shown) and max(shown) > 100 * min(shown)
+    for row, (algorithm, workers, _) in enumerate(groups):
         look = looks(results)[algorithm, workers]
-        measured = own["bytes_sent_per_worker"].mean()
-        expected = own["expected_bytes_per_worker"].mean()
-        axes.plot(expected, row, "|", color=GREY, markersize=13, markeredgewidth=1.6)
-        axes.plot(measured, row, look.marker, color=look.colour, mfc=look.fill, ms=5, clip_on=False)
-        text = _compared(measured, expected)
+        sent = measured[row] or (math.nan if logarithmic else 0.0)  # such an axis has no zero
+        axes.plot(expected[row], row, "|", color=GREY, markersize=13, markeredgewidth=1.6)
+        mark: dict[str, Any] = {"color": look.colour, "mfc": look.fill, "ms": 5, "clip_on": False}
+        axes.plot(sent, row, look.marker, **mark)
+        text = _compared(measured[row], expected[row])
         axes.annotate(text, (1.02, row), xycoords=axes.get_yaxis_transform(), va="center")
-        shown += [value for value in (measured, expected) if value > 0]
-    axes.set_yticks(
-        range(len(groups)), [f"{names(results)[a]}, {counted(w, 'worker')}" for a, w, _ in groups]
-    )
+    called = [f"{names(results)[a]}, {counted(n, 'worker')}" for a, n, _ in groups]
+    axes.set_yticks(range(len(groups)), [fill(text, 34) for text in called])
     axes.set_ylim(len(groups) - 0.4, -0.6)
-    if shown and max(shown) > 100 * min(shown):
+    if logarithmic:
         axes.set_xscale("log")
         axes.xaxis.set_minor_locator(NullLocator())
     else:

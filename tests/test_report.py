@@ -4,118 +4,24 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import typst
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from mlflow.tracking import MlflowClient
 
-from benchmarks.config import Benchmark, Budget, Plugin, Scale, Target, Trial, Workload
 from benchmarks.store import open_store
-from benchmarks.tracking import BenchmarkRun
 from reports import figures, pdf
-from reports.results import COLUMNS, NoResults, Results, load
-from reports.scoring import CURVE, score
+from reports.results import COLUMNS, CURVE_OF, NoResults, Results, load
+from reports.scoring import CURVE
+from tests.report_store import LONG, MARKUP, REAL, benchmark, fill, fill_every
 
 ROOT = Path(__file__).parent.parent
-MARKUP = "#let $x$ *b* _i_ @ref [c] <d> \\ // `e`"
-LONG = "/".join(["directory"] * 12)
-SYNTHETIC = {
-    "name": "click log",
-    "synthetic": True,
-    "train_rows": 1000,
-    "validation_rows": 100,
-    "click_rate": 0.25,
-    "constant_log_loss": 0.5623,
-    "bayes_log_loss": 0.4,
-    "skipped_rows": 0,
-}
-REAL = {
-    "name": f"{MARKUP}.tsv",
-    "synthetic": False,
-    "train_rows": 1000,
-    "validation_rows": 100,
-    "skipped_rows": 1,
-    "first_skipped": "line 3: <x>",
-}
-ENVIRONMENT = {
-    "versions": {"python": "3.11"},
-    "hardware": {"cpu": "a CPU", "cores": 2, "memory_gib": 8, "gpus": [], "system": "Linux"},
-    "revision": {"commit": "0123456789abcdef", "dirty": True},
-}
-Losses = Callable[[Trial], list[float]]
-
-
-def benchmark(name: str, workers: dict[str, list[int]], seeds: list[int]) -> Benchmark:
-    workload = Workload(
-        name="linear rule",
-        data=Plugin("tests.workload:LinearRule", {}),
-        task=Plugin("tests.workload:Tower", {"lr": 0.1}),
-        target=Target(0.5),
-        budget=Budget(),
-    )
-    algorithms = {label: {"algorithm": label, "workers": n} for label, n in workers.items()}
-    return Benchmark(name, workload, algorithms, Scale([1], batch_size=10), seeds)
-
-
-def points(trial: Trial, losses: list[float]) -> list[dict[str, float]]:
-    """Two workers take 1.5 times the examples of one in a second, four take 1.2 times as many."""
-    curve = []
-    for i, loss in enumerate(losses, start=1):
-        examples = 1000 * i * trial.workers
-        seconds = examples / 1000 / {1: 1.0, 2: 1.5, 4: 1.2}[trial.workers]
-        sent = 4000.0 * i * (trial.workers - 1)
-        values = [100 * i, examples, seconds, seconds, sent, 100 * i, loss, loss, 0.7]
-        curve.append(dict(zip(CURVE, values, strict=True)))
-    return curve
-
-
-def fill(
-    client: MlflowClient,
-    plan: Benchmark,
-    losses: Losses,
-    data: dict[str, Any] = SYNTHETIC,
-    failures: dict[int, str] | None = None,
-    skipped: int | None = None,
-) -> Results:
-    """Stores a benchmark.
-
-    Args:
-        client: of the store.
-        plan: what was to run.
-        losses: validation losses of each trial at steps 100, 200 and so on; the target is 0.5.
-        data: its description.
-        failures: the reason why the trials on a number of workers fail.
-        skipped: trials on so many workers are never started.
-    """
-    trials = {trial.identity(): trial for trial in plan.trials()}
-    run = BenchmarkRun(client, plan.name, plan.identity(), plan.name)
-    run.describe(plan, trials, data=data, environment=ENVIRONMENT)
-    for trial_id, trial in trials.items():
-        if trial.workers == skipped:
-            continue
-        run_id = run.start(trial, trial_id, data)
-        curve = points(trial, losses(trial))
-        for point in curve:
-            run.point(run_id, point, started=0.0)
-        if reason := (failures or {}).get(trial.workers):
-            run.fail(run_id, reason)
-            continue
-        scores = score(pd.DataFrame(curve), plan.workload.target.loss)
-        scores["expected_bytes_per_worker"] = scores["bytes_sent_per_worker"]
-        weights = f"{trial.workers}{trial.seed}" * 32
-        result = {"device": "cpu", "replicas": 1, "weights_sha256": weights}
-        record = {"trial": asdict(trial), "environment": ENVIRONMENT, "result": result}
-        run.finish(run_id, scores, record)
-    run.close("FINISHED")
-    return load(client, plan.name)
 
 
 @pytest.fixture(scope="session")
@@ -150,6 +56,11 @@ def dead(client: MlflowClient) -> Results:
     return fill(client, plan, lambda _: [], failures={2: "rank 0 died"})
 
 
+@pytest.fixture(scope="session")
+def every(client: MlflowClient) -> Results:
+    return fill_every(client, "every")
+
+
 def given(results: Results) -> dict[str, Any]:
     """What the template is given, but for the figures."""
     content: dict[str, Any] = json.loads(pdf.inputs(results, {}, {})["report"])
@@ -166,11 +77,6 @@ def shown(results: Results) -> str:
 def text_in(figure: Figure) -> list[str]:
     found: list[Any] = figure.findobj(Text)
     return [text.get_text() for text in found]
-
-
-def axes_of(figure: Figure) -> Any:
-    (axes,) = figure.axes
-    return axes
 
 
 # --- what MLflow gives back -----------------------------------------------------------------------
@@ -198,6 +104,18 @@ def test_a_curve_comes_back_as_it_was_written(whole: Results) -> None:
     assert curve["step"].tolist() == [100, 200, 300, 400]
     assert curve["validation_loss"].tolist() == [0.7, 0.5, 0.45, 0.44]
     assert curve["examples"].tolist() == [2000, 4000, 6000, 8000]
+
+
+def test_a_curve_has_what_its_algorithm_reports_and_a_record_what_its_ranks_returned(
+    every: Results,
+) -> None:
+    assert list(every.curves.columns[: 4 + len(CURVE)]) == [*CURVE_OF, *CURVE]
+    own = every.curves.set_index("algorithm")
+    assert own.loc["admm", "dual_residual"].eq(0.02).all()
+    assert own.loc["sync_sgd", "dual_residual"].isna().all()
+    assert not {"target_reached", "final_loss"} & set(every.curves)
+    run_id = every.trials.loc[every.trials["algorithm"] == "downpour", "run_id"].iloc[0]
+    assert every.records[run_id]["result"]["ranks"][0]["algorithm"]["staleness"]["1"] == 20
 
 
 def test_failed_and_missing_trials_are_rows_too(partial: Results) -> None:
@@ -250,10 +168,10 @@ def test_the_document_is_a_pdf_without_dates_and_without_warnings(whole: Results
 
 
 def test_write_returns_the_document_and_its_figures_and_removes_those_no_longer_drawn(
-    whole: Results, dead: Results, tmp_path: Path
+    every: Results, dead: Results, tmp_path: Path
 ) -> None:
     path = tmp_path / "new" / "report.pdf"
-    written = pdf.write(whole, path)
+    written = pdf.write(every, path)
     assert written == [path, *(path.with_suffix("") / f"{name}.svg" for name in figures.FIGURES)]
     assert all(file.stat().st_size > 1000 for file in written)
     assert pdf.write(dead, path) == [path]
@@ -262,14 +180,14 @@ def test_write_returns_the_document_and_its_figures_and_removes_those_no_longer_
 
 @pytest.mark.parametrize("name", figures.FIGURES)
 def test_synthetic_data_is_called_so_in_title_captions_and_figures(
-    name: str, whole: Results
+    name: str, every: Results
 ) -> None:
-    content = given(whole)
+    content = given(every)
     assert "synthetic" in content["title"]
     assert "synthetic" in dict(content["facts"])["Data"]
     captions = {figure["title"]: figure["caption"] for figure in content["figures"]}
     assert all("Synthetic data" in caption for caption in captions.values())
-    assert any("synthetic" in text for text in text_in(figures.FIGURES[name](whole)))
+    assert any("synthetic" in text for text in text_in(figures.FIGURES[name](every)))
 
 
 def test_real_data_is_never_called_synthetic(partial: Results) -> None:
@@ -282,10 +200,39 @@ def test_what_was_run_is_stated(whole: Results) -> None:
     assert "click rate 25.00 %" in facts["Data"]
     assert "0.5623" in facts["Data"]
     assert "0.4000" in facts["Data"]
-    assert facts["Algorithms"] == "baseline on 1 worker; synchronous SGD on 2 and 4 workers"
+    assert facts["Algorithms"] == "baseline on 1 worker\nsynchronous SGD on 2 and 4 workers"
+    assert facts["Partition"] == "iid"
+    assert "Fault" not in facts
     assert facts["Scale"].startswith("batch of 10 examples per worker (weak scaling)")
     assert facts["Seeds"] == "0 and 1"
     assert facts["Code"] == "commit 0123456789ab, with uncommitted changes"
+
+
+def test_a_partition_is_told_with_the_parameter_that_matters_and_a_fault_where_there_is_one(
+    whole: Results,
+) -> None:
+    config = dict(whole.benchmark["benchmark"])
+    labels = {"kind": "labels", "shards": 2, "alpha": 0.5}
+    dirichlet = labels | {"kind": "dirichlet", "alpha": 0.1}
+    config |= {
+        "partition": dirichlet,
+        "fault": {"kind": "slow", "rank": 1, "step": 5, "factor": 4.0},
+    }
+    own = config["algorithms"]["sync_sgd"] | {"partition": labels}
+    config["algorithms"] = config["algorithms"] | {"sync_sgd": own}
+    facts = dict(given(replace(whole, benchmark=whole.benchmark | {"benchmark": config}))["facts"])
+    assert facts["Partition"] == "dirichlet, alpha 0.1"
+    assert facts["Fault"] == (
+        "on purpose, rank 1 takes 4 times as long for each step from step 5 on"
+    )
+    assert "synchronous SGD (partition = labels, 2 shards per replica) on" in facts["Algorithms"]
+
+
+def test_runs_from_before_there_were_partitions_and_faults_have_none(whole: Results) -> None:
+    config = dict(whole.benchmark["benchmark"])
+    del config["partition"], config["fault"]
+    facts = dict(given(replace(whole, benchmark=whole.benchmark | {"benchmark": config}))["facts"])
+    assert not {"Partition", "Fault"} & set(facts)
 
 
 def test_markup_in_names_and_reasons_is_shown_as_it_is(partial: Results) -> None:
@@ -294,8 +241,8 @@ def test_markup_in_names_and_reasons_is_shown_as_it_is(partial: Results) -> None
         assert json.dumps(text)[1:-1] in document
 
 
-def test_markup_in_the_name_of_a_benchmark_reaches_title_and_figures(whole: Results) -> None:
-    named = replace(whole, benchmark=whole.benchmark | {"name": MARKUP})
+def test_markup_in_the_name_of_a_benchmark_reaches_title_and_figures(every: Results) -> None:
+    named = replace(every, benchmark=every.benchmark | {"name": MARKUP})
     drawn, reasons = pdf.draw(named)
     assert (set(drawn), reasons) == (set(figures.FIGURES), {})
     inputs = pdf.inputs(named, drawn, reasons)
@@ -320,6 +267,29 @@ def test_the_answer_names_the_least_of_each_cost_and_no_crowded_seconds(whole: R
     assert "least training time with a core for every rank 2.5 s (baseline on 1 worker)" in answer
     assert "fewest bytes sent per worker 10.0 kB (synchronous SGD on 2 workers)" in answer
     assert "single seed" not in answer
+
+
+def test_configurations_that_tie_are_named_together(whole: Results) -> None:
+    tied = replace(whole, trials=whole.trials.assign(time_to_target_s=2.04))
+    assert (
+        "2.0 s (baseline on 1 worker and synchronous SGD on 2 workers)" in given(tied)["answer"][1]
+    )
+
+
+def test_of_many_ties_the_first_are_named(every: Results) -> None:
+    tied = replace(every, trials=every.trials.assign(steps_to_target=300))
+    assert (
+        "fewest steps 300 (baseline on 1 worker, synchronous SGD on 2 workers and 14 others)"
+        in (given(tied)["answer"][1])
+    )
+
+
+def test_the_table_of_many_configurations_ends_on_the_first_page(every: Results) -> None:
+    inputs = pdf.inputs(every, {}, dict.fromkeys(figures.FIGURES, "left out"))
+    found = typst.query(
+        pdf.TEMPLATE, "<summary-end>", field="value", sys_inputs=inputs, ignore_system_fonts=True
+    )
+    assert json.loads(found) == [1]
 
 
 def test_a_single_seed_is_called_so_and_unfinished_trials_are_counted(partial: Results) -> None:
@@ -356,122 +326,26 @@ def test_figures_that_cannot_be_drawn_are_left_out_with_the_reason(
     partial: Results, dead: Results
 ) -> None:
     drawn, reasons = pdf.draw(partial)
-    assert set(drawn) == {"loss_against_steps", "loss_against_seconds", "bytes_sent"}
+    assert {"loss_against_steps", "loss_against_bytes", "bytes_sent"} < set(drawn)
+    sole = "every trial that finished ran on the same number of workers"
     assert reasons == {
-        "speedup": "every trial that finished ran on the same number of workers",
+        "speedup": sole,
+        "efficiency": sole,
+        "pareto": "no configuration reached the target in all its trials that finished",
+        "staleness": "no trial that finished recorded the staleness of its pushes",
+        "residuals": "no trial that finished measured the residuals of consensus ADMM",
+        "divergence": "no trial that finished measured the distance of replicas from their average",
     }
     drawn, reasons = pdf.draw(dead)
     assert drawn == {}
     assert set(reasons) == set(figures.FIGURES)
     content = json.loads(pdf.inputs(dead, drawn, reasons)["report"])
     assert [figure["lacking"] for figure in content["figures"]] == list(reasons.values())
+    laid_out = typst.query(
+        pdf.TEMPLATE,
+        "heading",
+        sys_inputs=pdf.inputs(dead, drawn, reasons),
+        ignore_system_fonts=True,
+    )
+    assert "Figures not drawn" in laid_out
     assert content["answer"][0].startswith("No trial finished")
-
-
-# --- the figures ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", figures.FIGURES)
-def test_every_figure_names_the_quantities_on_its_axes(name: str, whole: Results) -> None:
-    axes = axes_of(figures.FIGURES[name](whole))
-    assert axes.get_xlabel()
-    assert axes.get_ylabel() or all(label.get_text() for label in axes.get_yticklabels())
-
-
-def test_loss_curves_are_means_over_seeds_with_a_band_and_labelled_levels(whole: Results) -> None:
-    figure = figures.loss_against_steps(whole)
-    axes = axes_of(figure)
-    line = next(line for line in axes.lines if len(line.get_xdata()) == 4)
-    assert list(line.get_xdata()) == [100, 200, 300, 400]
-    assert list(line.get_ydata()) == pytest.approx([0.7, 0.55, 0.45, 0.44])
-    assert len(axes.collections) == 3
-    labels = text_in(figure)
-    assert {"target 0.5", "Bayes 0.4", "baseline, 1 worker", "synchronous SGD, 4 workers"} <= set(
-        labels
-    )
-
-
-def test_an_unfinished_trial_is_drawn_to_where_it_stopped(partial: Results) -> None:
-    figure = figures.loss_against_seconds(partial)
-    (cross,) = [line for line in axes_of(figure).lines if line.get_marker() == "x"]
-    assert (cross.get_xdata()[0], cross.get_ydata()[0]) == (pytest.approx(8 / 1.2), 0.6)
-    assert "synchronous SGD, 4 workers (unfinished)" in text_in(figure)
-
-
-def test_speedup_is_relative_to_the_baseline_and_hollow_with_more_ranks_than_cores(
-    whole: Results,
-) -> None:
-    axes = axes_of(figures.speedup(whole))
-    marks = {
-        line.get_xdata()[0]: (line.get_ydata()[0], to_hex(line.get_markerfacecolor()))
-        for line in axes.lines
-        if len(line.get_xdata()) == 1 and line.get_marker() != "None"
-    }
-    assert {n: mark[0] for n, mark in marks.items()} == pytest.approx({1: 1.0, 2: 1.5, 4: 1.2})
-    assert marks[4][1] == "#ffffff"
-    assert "#ffffff" not in (marks[1][1], marks[2][1])
-    captions = {figure["title"]: figure["caption"] for figure in given(whole)["figures"]}
-    assert "baseline on 1 worker (1,000 examples/s)" in captions["Speedup"]
-    assert "more ranks than cores" in captions["Speedup"]
-
-
-def test_bytes_measured_stand_beside_bytes_expected(whole: Results) -> None:
-    doubled = replace(
-        whole,
-        trials=whole.trials.assign(
-            expected_bytes_per_worker=2 * whole.trials["bytes_sent_per_worker"]
-        ),
-    )
-    labels = text_in(figures.bytes_sent(doubled))
-    assert "16.0 kB, 50.00 % of expected" in labels
-    assert "baseline, 1 worker" not in labels
-
-
-def test_an_algorithm_keeps_its_colour_and_a_number_of_workers_its_marker(whole: Results) -> None:
-    def styles(figure: Figure) -> set[tuple[str, str]]:
-        lines = [line for line in axes_of(figure).lines if line.get_marker() in figures.MARKERS]
-        return {(line.get_color(), line.get_marker()) for line in lines}
-
-    expected = {
-        (figures.BASELINE_COLOUR, "o"),
-        (figures.COLOURS[0], "s"),
-        (figures.COLOURS[0], "^"),
-    }
-    assert styles(figures.loss_against_steps(whole)) == expected
-    assert styles(figures.loss_against_seconds(whole)) == expected
-    assert styles(figures.speedup(whole)) == expected
-    assert styles(figures.bytes_sent(whole)) < expected
-
-
-def test_two_entries_of_one_algorithm_are_told_apart_by_their_labels(whole: Results) -> None:
-    twice = {"baseline": "one", "sync_sgd": "SGD", "slow": "SGD"}
-    named = replace(whole, benchmark=whole.benchmark | {"titles": twice})
-    assert figures.names(named) == {
-        "baseline": "one",
-        "sync_sgd": "SGD (sync_sgd)",
-        "slow": "SGD (slow)",
-    }
-
-
-@pytest.mark.parametrize(
-    ("wanted", "placed"),
-    [
-        ([0.1, 0.5], [0.1, 0.5]),
-        ([0.5, 0.5], [0.4, 0.6]),
-        ([0.5, 0.5, 0.9], [0.4, 0.6, 0.9]),
-        ([0.0, 0.0], [0.0, 0.2]),
-        ([1.0, 1.0], [0.8, 1.0]),
-    ],
-)
-def test_labels_move_as_little_as_keeps_them_apart(
-    wanted: list[float], placed: list[float]
-) -> None:
-    assert figures.spread(wanted, gap=0.2) == pytest.approx(placed)
-
-
-@pytest.mark.parametrize(
-    ("number", "text"),
-    [(0, "0 B"), (999, "999 B"), (999.6, "1.00 kB"), (12_345, "12.3 kB"), (123_456_789, "123 MB")],
-)
-def test_bytes_have_three_digits_and_a_prefix(number: float, text: str) -> None:
-    assert figures.si_bytes(number) == text
