@@ -104,7 +104,7 @@ def _facts(results: Results) -> list[list[str]]:
     workload, scale = config["workload"], config["scale"]
     facts = {
         "Workload": f"{workload['name']}: {_plugin(workload['task'])}",
-        "Data": _data(results.benchmark["data"]),
+        "Data": _data(results.benchmark["data"], results.benchmark["loss_name"]),
         "Target": f"validation {results.benchmark['loss_name']} of at most"
         f" {workload['target']['loss']:g}",
         "Budget": "{examples:,} examples or {epochs:g} epochs, whichever comes first;"
@@ -153,19 +153,20 @@ def _list(values: list[Any]) -> str:
     return f"{', '.join(head)} and {last}" if head else last
 
 
-def _data(data: dict[str, Any]) -> str:
+def _data(data: dict[str, Any], loss_name: str) -> str:
     parts = [f"{data['name']} (synthetic)" if data["synthetic"] else data["name"]]
     parts.append(f"{data['train_rows']:,} rows to train, {data['validation_rows']:,} to validate")
+    if "vocabulary_size" in data:
+        parts.append(
+            f"a row is a sequence of {counted(data['sequence_length'], 'token')} out of a"
+            f" vocabulary of {data['vocabulary_size']:,}"
+        )
     if "click_rate" in data:
         parts.append(f"click rate {100 * data['click_rate']:.2f} %")
     if "constant_log_loss" in data:
-        parts.append(
-            f"log loss of a constant prediction {data['constant_log_loss']:.4f} nats per example"
-        )
+        parts.append(f"{loss_name} of a constant prediction {data['constant_log_loss']:.4f}")
     if "bayes_log_loss" in data:
-        parts.append(
-            f"Bayes log loss, the lowest any model can reach, {data['bayes_log_loss']:.4f} nats"
-        )
+        parts.append(f"the lowest that any model can reach {data['bayes_log_loss']:.4f}")
     if data.get("skipped_rows"):
         parts.append(
             f"{counted(data['skipped_rows'], 'malformed row')} skipped:"
