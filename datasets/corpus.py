@@ -70,12 +70,15 @@ class Corpus(ABC):
     """A source of training tokens and, behind them, validation tokens.
 
     Attributes:
-        name: what a record calls it.
         synthetic: whether it was drawn.
     """
 
-    name: str
     synthetic: bool
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What a record calls it."""
 
     @abstractmethod
     def key(self) -> str:
@@ -146,7 +149,7 @@ class TextFiles(Corpus):
         return [*self._train, *self._validation]
 
     @property
-    def name(self) -> str:  # type: ignore[override]
+    def name(self) -> str:
         files = self._files
         shown = [file.name for file in files[:3]] + ["..."] * (len(files) > 3)
         return f"{', '.join(shown)} ({type(self._encoder).__name__.lower()})"

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,24 @@ def test_shards_are_one_text_in_natural_order_whatever_the_block(
     assert train == expected[1:36]
     known = set(expected[:36])
     assert validation == [w if w in known else "<unk>" for w in expected[37:]]
+
+
+def test_a_corpus_may_be_larger_than_the_memory_that_reading_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "BLOCK_BYTES", 1 << 12)
+    monkeypatch.setattr(corpus, "CHUNK", 1 << 12)
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for number in range(4):
+        (shards / f"{number}.txt").write_text("some words of a document\n" * 20_000)
+    tracemalloc.start()
+    data = prepared(shards)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    tokens = data.description["train_tokens"] + data.description["validation_tokens"]  # type: ignore[operator]
+    assert tokens == 4 * 20_000 * 6
+    assert peak < tokens * 4 / 2
 
 
 def test_a_sequence_and_its_targets_are_one_token_apart(folder: Path) -> None:
