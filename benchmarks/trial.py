@@ -25,7 +25,7 @@ from lightning_modules.backend.clock import Clock
 from lightning_modules.backend.layout import Layout
 from lightning_modules.backend.strategy import DeepSpeedBackend, keep_off_gpus
 
-EVALUATION_BATCH = 8192
+EVALUATION_BATCH = 8192  # unless the data module has an `evaluation_batch`
 # Of the first validation rows, kept with the trial so that retrains can be compared.
 PREDICTED_ROWS, PREDICTED_VALUES = 10_000, 2_000_000
 Report = Callable[[str, Any], None]
@@ -157,17 +157,19 @@ class Meter(Callback):
 
     @torch.no_grad()
     def _predict(self, algorithm: Algorithm) -> dict[str, np.ndarray]:
-        """Predictions by the name of who serves them, on as many batches as there is room for."""
+        """Predictions by the name of who serves them, on as many rows as there is room for."""
         algorithm.eval()
         parts: dict[str, list[np.ndarray]] = {}
-        values = 0
+        room = 1
         for batch in self.to_predict:
-            if values > PREDICTED_VALUES:
+            if not room:
                 break
             batch = self.backend.batch_to_device(batch)
             for name, predicted in algorithm.predictions(batch).items():
-                parts.setdefault(name, []).append(predicted.float().cpu().numpy())
-                values += predicted.numel()
+                kept = parts.setdefault(name, [])
+                a_row = predicted[0].numel()
+                room = max(0, PREDICTED_VALUES // a_row - sum(map(len, kept)))
+                kept.append(predicted[:room].float().cpu().numpy())
         return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
     def _over_ranks(self, operation: Any, *values: float) -> list[float]:
@@ -223,25 +225,29 @@ def _ticket() -> int:
     return int(store.add("paceline/ticket", 1)) - 1
 
 
-def partition(trial: Trial, algorithm: Algorithm, loader: DataLoader[Any]) -> list[np.ndarray]:
-    """The training rows of each replica."""
+def partition(
+    trial: Trial, algorithm: Algorithm, loader: DataLoader[Any], batch: int = EVALUATION_BATCH
+) -> list[np.ndarray]:
+    """The training rows of each replica; labels are read `batch` rows at a time."""
     rows = _rows(loader)
     labels = None
     if trial.partition.needs_labels:
-        batches = _with_batches(loader, _batches(np.arange(rows)))
+        batches = _with_batches(loader, _batches(np.arange(rows), batch))
         labels = np.concatenate([algorithm.task.labels(batch).numpy() for batch in batches])
     seed = stream(trial.seed, "partition")
     return trial.partition.parts(rows, trial.layout.replicas, seed, labels)
 
 
-def validation_batches(rows: int, algorithm: Algorithm, layout: Layout, rank: int) -> list[Any]:
+def validation_batches(
+    rows: int, algorithm: Algorithm, layout: Layout, rank: int, batch: int = EVALUATION_BATCH
+) -> list[Any]:
     """One rank's part of the validation rows, in batches: those of its world, or of its replica."""
     sharers = layout.world_size if algorithm.one_model else layout.ranks
-    return _batches(np.array_split(np.arange(rows), sharers)[rank % sharers])
+    return _batches(np.array_split(np.arange(rows), sharers)[rank % sharers], batch)
 
 
-def _batches(rows: np.ndarray) -> list[np.ndarray]:
-    return np.array_split(rows, math.ceil(len(rows) / EVALUATION_BATCH))
+def _batches(rows: np.ndarray, batch: int) -> list[np.ndarray]:
+    return np.array_split(rows, math.ceil(len(rows) / batch))
 
 
 def _rows(loader: DataLoader[Any]) -> int:
@@ -303,13 +309,14 @@ def run_rank(
     data, algorithm = build(trial, rank)
     training, validation = data.train_dataloader(), data.val_dataloader()
     steps, every = schedule(trial, _rows(training))
-    layout, parts = trial.layout, partition(trial, algorithm, training)
+    evaluation_batch = getattr(data, "evaluation_batch", EVALUATION_BATCH)
+    layout, parts = trial.layout, partition(trial, algorithm, training, evaluation_batch)
     examples = [len(part) for part in parts]
     algorithm.data_share = examples[layout.replica_of(rank)] / sum(examples)
     seen_by_all = trial.workers if trial.partition.kind == "iid" else layout.ranks
     algorithm.epoch_steps = fmean(examples) / (trial.batch_size * seen_by_all)
     batches = training_batches(trial, algorithm, parts[layout.replica_of(rank)], rank, every)
-    evaluated = validation_batches(_rows(validation), algorithm, layout, rank)
+    evaluated = validation_batches(_rows(validation), algorithm, layout, rank, evaluation_batch)
     if trial.accelerator == "cpu":
         keep_off_gpus()
     backend = DeepSpeedBackend(layout, trial.zero_stage)

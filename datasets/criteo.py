@@ -4,12 +4,10 @@
 docs/datasets/criteo.md for the format, the errors and the measured figures.
 """
 
-import gzip
 import hashlib
 import logging
 import os
 import re
-import zlib
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections import deque
@@ -37,6 +35,7 @@ from datasets.criteo_format import (
     find_faults,
     parse,
 )
+from datasets.files import check, opened, ordered, states
 
 Encoded = NDArray[np.int32]  # [n, 40]
 Item = TypeVar("Item")
@@ -129,14 +128,14 @@ class Criteo(LightningDataModule):
         cache_dir: str = ".cache/criteo",
     ) -> None:
         super().__init__()
-        _check("train_rows", train_rows, train_rows >= 1, "at least 1")
-        _check("validation_rows", validation_rows, validation_rows >= 1, "at least 1")
-        _check(
+        check("train_rows", train_rows, train_rows >= 1, "at least 1")
+        check("validation_rows", validation_rows, validation_rows >= 1, "at least 1")
+        check(
             "validation_fraction", validation_fraction, 0 < validation_fraction < 1, "within (0, 1)"
         )
-        _check("hash_size", hash_size, 2 <= hash_size <= 2**31, "from 2 to 2^31")
-        _check("on_bad_rows", on_bad_rows, on_bad_rows in ("raise", "skip"), "raise or skip")
-        _check("synthetic_seed", synthetic_seed, synthetic_seed >= 0, "at least 0")
+        check("hash_size", hash_size, 2 <= hash_size <= 2**31, "from 2 to 2^31")
+        check("on_bad_rows", on_bad_rows, on_bad_rows in ("raise", "skip"), "raise or skip")
+        check("synthetic_seed", synthetic_seed, synthetic_seed >= 0, "at least 0")
         self.hash_size = hash_size
         self._cache = Path(cache_dir).expanduser()
         self._log: _Log = (
@@ -363,11 +362,11 @@ class _TextLog(_Log):
     def known_key(self, cache_dir: Path) -> str | None:
         # Reading gigabytes to hash them would cost more than the cache saves.
         memo = cache.read_json(self._memo(cache_dir))
-        return memo["key"] if memo and memo["files"] == _states(_find_files(self._path)) else None
+        return memo["key"] if memo and memo["files"] == states(_find_files(self._path)) else None
 
     def blocks(self, facts: dict[str, Any]) -> Iterator[Encoded]:
         files = _find_files(self._path)
-        states = _states(files)
+        before = states(files)
         content = hashlib.blake2b(digest_size=32)
         skipped: list[str] = []
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
@@ -377,10 +376,10 @@ class _TextLog(_Log):
                     skipped += self._accept(file, lines, faults)
                     lines += len(encoded) + len(faults)
                     yield encoded
-        if _states(files) != states:
+        if states(files) != before:
             raise DataError(f"{self._path} changed while it was read; run again when it rests")
         facts["content"] = content.hexdigest()
-        facts["files"] = states
+        facts["files"] = before
         facts["skipped_rows"] = len(skipped)
         facts["first_skipped"] = "; ".join(skipped[:FAULTS_SHOWN])
 
@@ -429,25 +428,7 @@ def _find_files(path: Path) -> list[Path]:
         files = [file for file in path.iterdir() if DAY_FILES.fullmatch(file.name)]
     if not files:
         raise DataError(f"{path} has no files day_*, *.tsv or *.txt (or .gz of these); {advice}")
-    files.sort(key=_natural_order)
-    for file in files:
-        if file.with_name(f"{file.name}.gz") in files:
-            raise DataError(f"{file} is there twice, plain and as .gz; remove one of them")
-    return files
-
-
-def _natural_order(file: Path) -> list[str]:
-    """Sort key by which day_9 comes before day_10."""
-    return [part.zfill(20) if part.isdigit() else part for part in re.split(r"(\d+)", file.name)]
-
-
-def _states(files: list[Path]) -> list[list[str | int]]:
-    """What changes when a file does: a stand-in for its content that costs nothing to read."""
-    with explained(f"cannot read {files[0].parent}", "check that its files stay in place"):
-        return [
-            [str(file.resolve()), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino]
-            for file, s in ((file, file.stat()) for file in files)
-        ]
+    return ordered(files)
 
 
 def _texts(file: Path, content: hashlib.blake2b) -> Iterator[bytes]:
@@ -455,20 +436,14 @@ def _texts(file: Path, content: hashlib.blake2b) -> Iterator[bytes]:
 
     So the same rows have the same content, be they gzipped, split over files or from Windows.
     """
-    try:
-        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
-            while text := stream.read(BLOCK_BYTES) + stream.readline(LONGEST_LINE):
-                if b"\r" in text:
-                    text = text.replace(b"\r\n", b"\n")
-                if not text.endswith(b"\n"):
-                    text += b"\n"
-                content.update(text)
-                yield text
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{file} is not a whole gzip file: {error}; fetch it again") from error
-    except OSError as error:
-        problem = f"cannot read {file}: {error.strerror}"
-        raise DataError(f"{problem}; check that it is a file you may read") from error
+    with opened(file) as stream:
+        while text := stream.read(BLOCK_BYTES) + stream.readline(LONGEST_LINE):
+            if b"\r" in text:
+                text = text.replace(b"\r\n", b"\n")
+            if not text.endswith(b"\n"):
+                text += b"\n"
+            content.update(text)
+            yield text
 
 
 def _map_in_order(
@@ -482,8 +457,3 @@ def _map_in_order(
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
-
-
-def _check(name: str, value: object, valid: bool, expected: str) -> None:
-    if not valid:
-        raise DataError(f"{name} is {value!r}; it must be {expected}")

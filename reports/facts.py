@@ -12,7 +12,7 @@ def facts(results: Results) -> list[list[str]]:
     workload, scale = config["workload"], config["scale"]
     stated = {
         "Workload": f"{workload['name']}: {_plugin(workload['task'])}",
-        "Data": _data(results.benchmark["data"]),
+        "Data": _data(results.benchmark["data"], results.benchmark["loss_name"]),
         "Target": f"validation {results.benchmark['loss_name']} of at most"
         f" {workload['target']['loss']:g}",
         "Budget": "{examples:,} examples or {epochs:g} epochs, whichever comes first;"
@@ -89,19 +89,23 @@ def _workers_of(results: Results, label: str) -> str:
     return listed([*fewer, counted(most, "worker")])
 
 
-def _data(data: dict[str, Any]) -> str:
+def _data(data: dict[str, Any], loss_name: str) -> str:
     parts = [f"{data['name']} (synthetic)" if data["synthetic"] else data["name"]]
     parts.append(f"{data['train_rows']:,} rows to train, {data['validation_rows']:,} to validate")
+    if "image_size" in data:
+        size, colours = data["image_size"], counted(data["channels"], "channel")
+        parts.append(f"{size} x {size} pixels, {colours}, {data['classes']} classes")
+    if "vocabulary_size" in data:
+        parts.append(
+            f"a row is a sequence of {counted(data['sequence_length'], 'token')} out of a"
+            f" vocabulary of {data['vocabulary_size']:,}"
+        )
     if "click_rate" in data:
         parts.append(f"click rate {100 * data['click_rate']:.2f} %")
     if "constant_log_loss" in data:
-        parts.append(
-            f"log loss of a constant prediction {data['constant_log_loss']:.4f} nats per example"
-        )
+        parts.append(f"{loss_name} of a constant prediction {data['constant_log_loss']:.4f}")
     if "bayes_log_loss" in data:
-        parts.append(
-            f"Bayes log loss, the lowest any model can reach, {data['bayes_log_loss']:.4f} nats"
-        )
+        parts.append(f"the lowest that any model can reach {data['bayes_log_loss']:.4f}")
     if data.get("skipped_rows"):
         parts.append(
             f"{counted(data['skipped_rows'], 'malformed row')} skipped:"
