@@ -25,7 +25,7 @@ from lightning_modules.backend.clock import Clock
 from lightning_modules.backend.layout import Layout
 from lightning_modules.backend.strategy import DeepSpeedBackend, keep_off_gpus
 
-EVALUATION_BATCH = 8192
+EVALUATION_BATCH = 8192  # unless the data says that so many of its examples are too large
 Report = Callable[[str, Any], None]
 
 
@@ -188,25 +188,36 @@ def _ticket() -> int:
     return int(store.add("paceline/ticket", 1)) - 1
 
 
-def partition(trial: Trial, algorithm: Algorithm, loader: DataLoader[Any]) -> list[np.ndarray]:
-    """The training rows of each replica."""
+def partition(
+    trial: Trial,
+    algorithm: Algorithm,
+    loader: DataLoader[Any],
+    batch_size: int = EVALUATION_BATCH,
+) -> list[np.ndarray]:
+    """The training rows of each replica; labels are read in batches of `batch_size`."""
     rows = _rows(loader)
     labels = None
     if trial.partition.needs_labels:
-        batches = _with_batches(loader, _batches(np.arange(rows)))
+        batches = _with_batches(loader, _batches(np.arange(rows), batch_size))
         labels = np.concatenate([algorithm.task.labels(batch).numpy() for batch in batches])
     seed = stream(trial.seed, "partition")
     return trial.partition.parts(rows, trial.layout.replicas, seed, labels)
 
 
-def validation_batches(rows: int, algorithm: Algorithm, layout: Layout, rank: int) -> list[Any]:
+def validation_batches(
+    rows: int,
+    algorithm: Algorithm,
+    layout: Layout,
+    rank: int,
+    batch_size: int = EVALUATION_BATCH,
+) -> list[Any]:
     """One rank's part of the validation rows, in batches: those of its world, or of its replica."""
     sharers = layout.world_size if algorithm.one_model else layout.ranks
-    return _batches(np.array_split(np.arange(rows), sharers)[rank % sharers])
+    return _batches(np.array_split(np.arange(rows), sharers)[rank % sharers], batch_size)
 
 
-def _batches(rows: np.ndarray) -> list[np.ndarray]:
-    return np.array_split(rows, math.ceil(len(rows) / EVALUATION_BATCH))
+def _batches(rows: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    return np.array_split(rows, math.ceil(len(rows) / batch_size))
 
 
 def _rows(loader: DataLoader[Any]) -> int:
@@ -268,13 +279,14 @@ def run_rank(
     data, algorithm = build(trial, rank)
     training, validation = data.train_dataloader(), data.val_dataloader()
     steps, every = schedule(trial, _rows(training))
-    layout, parts = trial.layout, partition(trial, algorithm, training)
+    at_once = getattr(data, "evaluation_batch", EVALUATION_BATCH)
+    layout, parts = trial.layout, partition(trial, algorithm, training, at_once)
     examples = [len(part) for part in parts]
     algorithm.data_share = examples[layout.replica_of(rank)] / sum(examples)
     seen_by_all = trial.workers if trial.partition.kind == "iid" else layout.ranks
     algorithm.epoch_steps = fmean(examples) / (trial.batch_size * seen_by_all)
     batches = training_batches(trial, algorithm, parts[layout.replica_of(rank)], rank, every)
-    evaluated = validation_batches(_rows(validation), algorithm, layout, rank)
+    evaluated = validation_batches(_rows(validation), algorithm, layout, rank, at_once)
     if trial.accelerator == "cpu":
         keep_off_gpus()
     backend = DeepSpeedBackend(layout, trial.zero_stage)
