@@ -156,6 +156,9 @@ def _list(values: list[Any]) -> str:
 def _data(data: dict[str, Any]) -> str:
     parts = [f"{data['name']} (synthetic)" if data["synthetic"] else data["name"]]
     parts.append(f"{data['train_rows']:,} rows to train, {data['validation_rows']:,} to validate")
+    if "image_size" in data:
+        size, colours = data["image_size"], counted(data["channels"], "channel")
+        parts.append(f"{size} x {size} pixels, {colours}, {data['classes']} classes")
     if "click_rate" in data:
         parts.append(f"click rate {100 * data['click_rate']:.2f} %")
     if "constant_log_loss" in data:
