@@ -5,12 +5,13 @@ after the other, and `labels` or, in CIFAR-100, `fine_labels` (Krizhevsky 2009, 
 Layers of Features from Tiny Images").
 """
 
+import gzip
 import io
 import pickle
 import tarfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 
@@ -66,18 +67,16 @@ def _from_archive(path: Path) -> dict[str, bytes]:
     wanted = {name for names in BATCHES.values() for name in names}
     contents = {}
     try:
-        with (
-            explained(
-                f"cannot read {path}", "name CIFAR's archive, or the folder unpacked from it"
-            ),
-            tarfile.open(path) as archive,
-        ):
+        with tarfile.open(path) as archive:
             for member in archive:
-                stream = archive.extractfile(member)
-                if stream is not None and Path(member.name).name in wanted:
-                    contents[Path(member.name).name] = stream.read()
-    except (tarfile.TarError, EOFError, zlib.error) as error:
+                name = Path(member.name).name
+                if member.isfile() and name in wanted:
+                    contents[name] = cast(IO[bytes], archive.extractfile(member)).read()
+    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path} is not a whole tar archive: {error}; fetch it again") from error
+    except OSError as error:
+        problem = f"cannot read {path}: {error.strerror}"
+        raise DataError(f"{problem}; check that it is a file you may read") from error
     return contents
 
 

@@ -47,13 +47,13 @@ def _content(folder: Path, name: str) -> bytes:
     place = _place(folder, name)
     if place is None:
         raise DataError(f"{folder} has no {name} and no {name}.gz; put the set's four files there")
+    with explained(f"cannot read {place}", "check that it is a file you may read"):
+        content = place.read_bytes()
+    if place.suffix != ".gz":
+        return content
     try:
-        with (
-            explained(f"cannot read {place}", "check that it is a file you may read"),
-            gzip.open(place) if place.suffix == ".gz" else place.open("rb") as stream,
-        ):
-            return stream.read()
-    except (EOFError, zlib.error) as error:
+        return gzip.decompress(content)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{place} is not a whole gzip file: {error}; fetch it again") from error
 
 
@@ -61,11 +61,13 @@ def _array(file: Path, content: bytes) -> Bytes:
     dimensions = 3 if "images" in file.name else 1
     begin = 4 + 4 * dimensions
     magic = bytes([0, 0, 8, dimensions])
-    if content[:4] != magic or len(content) < begin:
+    if content[:4] != magic:
         raise DataError(
             f"{file} is not an idx file of bytes in {dimensions} dimensions: it begins with"
             f" 0x{content[:4].hex()}, not 0x{magic.hex()}; fetch it again"
         )
+    if len(content) < begin:
+        raise DataError(f"{file} ends within its header of {begin} bytes; fetch it again")
     shape = [int(size) for size in np.frombuffer(content, ">u4", dimensions, offset=4)]
     if math.prod(shape) != len(content) - begin:
         raise DataError(
