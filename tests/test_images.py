@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import math
 import os
 import pickle
 import struct
@@ -504,21 +505,22 @@ def test_accuracy_counts_every_example_alike():
     assert metric.compute() == 0.5
 
 
-@pytest.mark.parametrize(("optimizer", "lr"), [("sgd", 0.3), ("momentum", 0.1), ("adam", 0.01)])
+@pytest.mark.parametrize(
+    ("optimizer", "lr"), [("sgd", 0.2), ("momentum", 0.03), ("adam", 0.002), ("adagrad", 0.01)]
+)
 @pytest.mark.parametrize("model", ["2nn", "cnn"])
-def test_models_learn_the_digits(model, optimizer, lr):
+def test_every_optimizer_brings_the_loss_of_a_batch_down(model, optimizer, lr):
     torch.manual_seed(0)
-    data = loaded(None)
+    batch = loaded(None).train_dataset.__getitems__(range(32))
     task = ImageClassifier(1, 8, 10, model, optimizer, lr)
     steps = task.configure_optimizer(task.parameters())
-    for begin in range(0, 1408, 64):
-        batch = data.train_dataset.__getitems__(range(begin, begin + 64))
+    losses = []
+    for _ in range(30):
         steps.zero_grad()
-        task.loss(task(batch), batch.label).backward()
+        losses.append(task.loss(task(batch), batch.label))
+        losses[-1].backward()
         steps.step()
-    batch = data.validation_dataset.__getitems__(range(360))
-    correct = task(batch).argmax(1) == batch.label
-    assert correct.float().mean() > 0.7
+    assert losses[-1] < 0.7 * losses[0]
 
 
 def test_a_classifier_that_cannot_be_is_refused():
@@ -566,45 +568,22 @@ def test_the_shipped_benchmark_runs_every_algorithm_on_images(tmp_path):
         f"--algorithms.{name}.workers=[2]"
         for name in ("sync_sgd", "codistillation", "independent", "label_smoothing")
     ]
-    run = [
-        "run",
-        "fashion-mnist",
-        f"--report={tmp_path / 'x.pdf'}",
-        "--scale.workers=[2]",
-        *workers,
-    ]
-    run += ["--workload.budget.examples=3200", "--workload.budget.evaluations=2"]
-    run += ["--partition.kind=labels", "--algorithms.codistillation.burn_in=10"]
+    run = ["run", "fashion-mnist", f"--report={tmp_path / 'x.pdf'}", "--scale.workers=[2]"]
+    run += ["--workload.budget.examples=6400", "--workload.budget.evaluations=2", *workers]
+    run += ["--algorithms.codistillation.burn_in=10", "--algorithms.codistillation.period=10"]
+    run += ["--algorithms.model_averaging.partition={kind: labels}"]
     done = called(store, *run)
     assert done.returncode == 0, done.stderr + done.stdout
     assert "fashion-mnist: scikit-learn digits" in done.stdout
-    rows = list(
-        csv.DictReader(
-            io.StringIO(called(store, "results", "fashion-mnist", "--format=csv").stdout)
-        )
-    )
-    assert [row["status"] for row in rows] == ["FINISHED"] * 8
-    assert {row["algorithm"] for row in rows} >= {
-        "baseline",
-        "sync_sgd",
-        "downpour",
-        "admm",
-        "model_averaging",
-        "codistillation",
-    }
-    assert all(float(row["final_loss"]) < 2.3 for row in rows)  # ln 10 is that of a constant
+    table = called(store, "results", "fashion-mnist", "--format", "csv").stdout
+    rows = {row["algorithm"]: row for row in csv.DictReader(io.StringIO(table))}
+    assert [row["status"] for row in rows.values()] == ["FINISHED"] * 8
+    compared = {"sync_sgd", "downpour", "admm", "model_averaging", "codistillation"}
+    assert rows.keys() >= {"baseline", *compared}
+    for name, row in rows.items():
+        assert (float(row["bytes_sent_per_worker"]) > 0) == (name in {*compared, "label_smoothing"})
+        assert float(row["final_loss"]) < math.log(10)  # that of a constant prediction
     assert (tmp_path / "x.pdf").read_bytes().startswith(b"%PDF")
-
-
-def test_broken_data_end_a_run_in_one_line(digits_folder, tmp_path):
-    cut(digits_folder / TRAIN_IMAGES, end=-7)
-    store = f"--store=sqlite:///{tmp_path / 'mlflow.db'}"
-    done = called(store, "run", "fashion-mnist", "--data", str(digits_folder))
-    assert done.returncode == 2
-    assert done.stderr == (
-        f"error: {digits_folder / TRAIN_IMAGES} promises 30 x 6 x 6 values and holds 1073;"
-        " fetch it again\n"
-    )
 
 
 def called(*arguments: str) -> "subprocess.CompletedProcess[str]":
