@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
         " --workload.budget.examples=100000 --algorithms.sync_sgd.workers=[2].",
     )
     run.add_argument("name", help="a benchmark of `list`, or a YAML file")
-    run.add_argument("--data", metavar="PATH", help="real rows: a file or folder")
+    run.add_argument("--data", metavar="PATH", help="real data: a file or folder")
     run.add_argument("--on-bad-rows", choices=["raise", "skip"], help="what a malformed row does")
     run.add_argument("--report", metavar="PDF", help="where the report goes")
     run.set_defaults(command=commands.run)
