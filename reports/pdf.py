@@ -13,6 +13,7 @@ from reports.facts import facts
 from reports.figures import FIGURES, svg
 from reports.groups import NothingToDraw, names, si_bytes
 from reports.results import Results
+from reports.tables import tables
 
 TEMPLATE = Path(__file__).with_name("report.typ")
 REASON_LIMIT = 600
@@ -73,6 +74,7 @@ def inputs(results: Results, figures: dict[str, bytes], reasons: dict[str, str])
             }
             for name in FIGURES
         ],
+        "tables": tables(results),
         "trials": _trials(results),
         "run_id": results.run_id,
         "name": results.benchmark["name"],

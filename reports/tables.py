@@ -1,0 +1,135 @@
+"""The tables behind the figures: ratios with intervals, retrains, claims."""
+
+import itertools
+from statistics import fmean
+from typing import Any
+
+import pandas as pd
+
+from reports.claims import judge, read_claims
+from reports.groups import called, configurations, finished, reference
+from reports.results import Results
+from reports.statistics import Ratio, churn, disagreement, ratio
+
+Table = dict[str, Any]
+
+
+def tables(results: Results) -> list[Table]:
+    """Those tables that these results can fill: `title`, `note`, `widths`, `header` and `rows`.
+
+    A cell has its `text` and whether it is `strong`.
+    """
+    drawn = [
+        table for table in (ratios(results), retrains(results), claims(results)) if table["rows"]
+    ]
+    for table in drawn:
+        table["rows"] = [[_cell(cell) for cell in row] for row in table["rows"]]
+    return drawn
+
+
+def _cell(content: str | Table) -> Table:
+    return {"text": content, "strong": False} if isinstance(content, str) else content
+
+
+def ratios(results: Results) -> Table:
+    """What each configuration needs, relative to the reference, with its interval over seeds."""
+    shown = {
+        "steps_to_target": "steps to target",
+        "examples_to_target": "examples to target",
+        "time_to_target_s": "seconds to target",
+        "modelled_time_to_target_s": f"modelled seconds, {results.link}",
+    }
+    trials = finished(results)
+    rows = []
+    if len(trials) > 1:
+        base = reference(results)
+        name = called(results, base["algorithm"].iloc[0], int(base["workers"].iloc[0]))
+        for algorithm, workers, own in configurations(trials):
+            if own["run_id"].tolist() == base["run_id"].tolist():
+                continue
+            cells = [_ratio(own, base, column) for column in shown]
+            rows.append([called(results, algorithm, workers), *cells])
+    return {
+        "title": "Relative to the reference",
+        "note": f"Each figure over that of {name}: geometric mean over seeds and its 95 % bootstrap"
+        " interval, paired by seed. Below 1 is less. A difference counts (bold) where the interval leaves"
+        " out 1; one seed has no interval. Modelled: what the slowest rank computes and then, over the"
+        " link, what it sends; it means something also where ranks outnumber cores."
+        if rows
+        else "",
+        "widths": [2.4, *([2.0] * len(shown))],
+        "header": ["configuration", *shown.values()],
+        "rows": rows,
+    }
+
+
+def _ratio(own: pd.DataFrame, base: pd.DataFrame, column: str) -> dict[str, Any]:
+    of, against = (rows.set_index("seed")[column].astype(float) for rows in (own, base))
+    if of.isna().any() or against.isna().any():
+        return {"text": "not reached", "strong": False}
+    paired = set(of.index) == set(against.index)
+    found: Ratio = ratio(of.sort_index().tolist(), against.sort_index().tolist(), paired)
+    return {"text": str(found), "strong": found.differs}
+
+
+def retrains(results: Results) -> Table:
+    """How far two retrains with different seeds differ, for every configuration with several."""
+    rows = []
+    for algorithm, workers, own in configurations(finished(results)):
+        cells = []
+        for server in ("model", "ensemble"):
+            served = [
+                results.predictions[run_id][server]
+                for run_id in own["run_id"]
+                if server in results.predictions.get(run_id, {})
+            ]
+            pairs = list(itertools.combinations(served, 2))
+            for measure in (churn, disagreement):
+                cells.append(f"{fmean(measure(*p) for p in pairs):.4f}" if pairs else "–")
+        if cells[0] != "–":
+            spread = own["final_loss"].astype(float).std()
+            seeds = str(own["seed"].nunique())
+            rows.append([called(results, algorithm, workers), seeds, f"{spread:.5f}", *cells])
+    return {
+        "title": "Would you get the same predictions if you trained again?",
+        "note": "Between trials that differ in their seed alone, on the first validation rows: churn is"
+        " the mean absolute difference of the predicted probabilities, disagreement the share of rows"
+        " with another label; mean over the pairs of seeds. Of replicas that stay apart, those of the first,"
+        " and of the ensemble of all.",
+        "widths": [2.4, 0.8, 1.6, 1.3, 1.5, 1.5, 1.5],
+        "header": [
+            "configuration",
+            "seeds",
+            "deviation of final loss",
+            "churn",
+            "disagreement",
+            "churn of ensemble",
+            "its disagreement",
+        ],
+        "rows": rows,
+    }
+
+
+def claims(results: Results) -> Table:
+    """The verdicts on the papers' claims, where this benchmark is the one that tests them."""
+    verdicts = [judge(claim, results) for claim in read_claims()]
+    rows = [
+        [
+            {"text": verdict.outcome, "strong": verdict.outcome != "inconclusive"},
+            f"{verdict.claim.statement} ({verdict.claim.source})",
+            f"{verdict.claim.measure}, {verdict.claim.of} over {verdict.claim.against}",
+            verdict.claim.bound,
+            verdict.reason or str(verdict.ratio),
+        ]
+        for verdict in verdicts
+        if verdict.claim.benchmark == results.benchmark["name"]
+    ]
+    return {
+        "title": "Claims",
+        "note": "Reproduced: the 95 % interval of the ratio lies within the claim's bound; not"
+        " reproduced: it lies beyond, or the target was missed; inconclusive: neither, or one seed. On this"
+        " workload, this scale and these settings.",
+        "widths": [1.2, 3.4, 2.2, 1.0, 1.6],
+        "header": ["verdict", "claim", "tested by", "bound", "measured"],
+        "rows": rows,
+    }
