@@ -7,6 +7,7 @@ from reports.groups import (
     finished,
     reference,
     several_seeds,
+    without_target,
 )
 from reports.results import Results
 
@@ -61,14 +62,16 @@ def _of_scaling(results: Results) -> dict[str, tuple[str, str]]:
         else " One seed."
     )
     base, rate = _reference(results)
+    missed = ""
+    if without_target(results):
+        missed = " A cross: a trial ended without the target; a mean is of those that reached it."
     crowded = _crowded(results)
     return {
         "efficiency": (
             "Efficiency and time to the target",
             f"Relative to {base}: left, the examples/s of one worker; middle, the examples that it"
             " needs to the target by those needed here; right, the time to the target. Marks of"
-            " different algorithms stand side by side to be told apart. A cross: a trial ended without"
-            f" the target, and a mean is of those that reached it.{bars}{crowded}",
+            f" different algorithms stand side by side to be told apart.{missed}{bars}{crowded}",
         ),
         "pareto": (
             "Time against bytes",

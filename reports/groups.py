@@ -62,6 +62,16 @@ def always_reached(results: Results) -> list[tuple[str, int, pd.DataFrame]]:
     return [group for group in groups if group[2]["target_reached"].eq(True).all()]
 
 
+def without_target(results: Results) -> dict[str, list[int]]:
+    """Where a trial ended without having reached the target: numbers of workers by algorithm."""
+    trials = results.trials
+    ended = trials[trials["status"].isin(["FINISHED", "FAILED", "KILLED"])]
+    missed: dict[str, list[int]] = {}
+    for algorithm, workers, _ in configurations(ended[~ended["target_reached"].eq(True)]):
+        missed.setdefault(algorithm, []).append(workers)
+    return missed
+
+
 def any_oversubscribed(trials: pd.DataFrame) -> bool:
     """Whether one of these trials had more ranks than cores."""
     return bool(trials["oversubscribed"].eq(True).any())

@@ -20,6 +20,7 @@ from reports.groups import (
     names,
     reference,
     si_bytes,
+    without_target,
 )
 from reports.look import (
     GREY,
@@ -98,7 +99,7 @@ def efficiency(results: Results) -> Figure:
         ),
         ("time to the target", "training time (s)", lambda rows: rows["time_to_target_s"]),
     ]
-    missed = _missed(results)
+    missed = without_target(results)
     for axes, (title, ylabel, values) in zip(drawn, quantities, strict=True):
         of_target = "target" in ylabel or "target" in title
         axes.set_title(title)
@@ -218,16 +219,6 @@ def _draw_against_workers(
         at_all = [workers * place for workers in means]
         axes.plot(at_all, list(means.values()), color=look.colour, ls=look.line, lw=0.9)
     return means
-
-
-def _missed(results: Results) -> dict[str, list[int]]:
-    """Where a trial ended without having reached the target: numbers of workers by algorithm."""
-    trials = results.trials
-    ended = trials[trials["status"].isin(["FINISHED", "FAILED", "KILLED"])]
-    missed: dict[str, list[int]] = {}
-    for algorithm, workers, _ in configurations(ended[~ended["target_reached"].eq(True)]):
-        missed.setdefault(algorithm, []).append(workers)
-    return missed
 
 
 def _draw_missed(axes: Axes, look: Look, at: float, title: str) -> None:
