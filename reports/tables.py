@@ -94,8 +94,8 @@ def retrains(results: Results) -> Table:
         "title": "Would you get the same predictions if you trained again?",
         "note": "Between trials that differ in their seed alone, on the first validation rows: churn is"
         " the mean absolute difference of the predicted probabilities, disagreement the share of rows"
-        " with another label; mean over the pairs of seeds. Of replicas that stay apart, those of the first,"
-        " and of the ensemble of all.",
+        " with another label; means over the pairs of seeds. Of replicas that stay apart, it is that of"
+        " the first, and of the ensemble of all.",
         "widths": [2.4, 0.8, 1.6, 1.3, 1.5, 1.5, 1.5],
         "header": [
             "configuration",
@@ -127,8 +127,8 @@ def claims(results: Results) -> Table:
     return {
         "title": "Claims",
         "note": "Reproduced: the 95 % interval of the ratio lies within the claim's bound; not"
-        " reproduced: it lies beyond, or the target was missed; inconclusive: neither, or one seed. On this"
-        " workload, this scale and these settings.",
+        " reproduced: it lies beyond, or the target was missed; inconclusive: neither, or one seed."
+        " On this workload, this scale and these settings.",
         "widths": [1.2, 3.4, 2.2, 1.0, 1.6],
         "header": ["verdict", "claim", "tested by", "bound", "measured"],
         "rows": rows,

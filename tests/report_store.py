@@ -4,8 +4,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from mlflow.tracking import MlflowClient
+from numpy.typing import NDArray
 
 from benchmarks.config import Benchmark, Budget, Plugin, Scale, Target, Trial, Workload
 from benchmarks.tracking import BenchmarkRun
@@ -79,6 +81,22 @@ def points(trial: Trial, losses: list[float]) -> list[dict[str, float]]:
     return curve
 
 
+def ledger(trial: Trial, curve: list[dict[str, float]]) -> list[dict[str, Any]]:
+    """One message a step, as long as the curve says."""
+    last = curve[-1]
+    row = {"operation": "isend", "group_size": trial.workers, "phase": "exchange"}
+    sent = {
+        "messages": last["messages_per_worker"],
+        "payload_bytes": last["bytes_sent_per_worker"],
+    }
+    return [row | sent]
+
+
+def predictions(trial: Trial) -> dict[str, NDArray[np.float32]]:
+    """Retrains are 0.02 apart for each seed between them."""
+    return {"model": np.full(50, 0.49 + 0.02 * trial.seed, dtype=np.float32)}
+
+
 def fill(
     client: MlflowClient,
     plan: Benchmark,
@@ -87,7 +105,7 @@ def fill(
     failures: dict[int, str] | None = None,
     skipped: int | None = None,
     own: Callable[[Trial, dict[str, float]], dict[str, float]] = lambda _, point: point,
-    ranks: Callable[[Trial], list[dict[str, Any]]] = lambda _: [],
+    ranks: Callable[[Trial], list[dict[str, Any]]] = lambda trial: [{}] * trial.workers,
 ) -> Results:
     """Stores a benchmark.
 
@@ -110,16 +128,17 @@ def fill(
         run_id = run.start(trial, trial_id, data)
         curve = [own(trial, point) for point in points(trial, losses(trial))]
         for point in curve:
-            run.point(run_id, point, started=0.0)
+            run.point(run_id, 0.0, point)
         if reason := (failures or {}).get(trial.workers):
             run.fail(run_id, reason)
             continue
         scores = score(pd.DataFrame(curve), plan.workload.target.loss)
         scores["expected_bytes_per_worker"] = scores["bytes_sent_per_worker"]
         weights = f"{trial.workers}{trial.seed}" * 32
-        result = {"device": "cpu", "replicas": 1, "weights_sha256": weights, "ranks": ranks(trial)}
+        returned = [{"ledger": ledger(trial, curve), **rank} for rank in ranks(trial)]
+        result = {"device": "cpu", "replicas": 1, "weights_sha256": weights, "ranks": returned}
         record = {"trial": asdict(trial), "environment": ENVIRONMENT, "result": result}
-        run.finish(run_id, scores, record)
+        run.finish(run_id, scores, record, predictions(trial))
     run.close("FINISHED")
     return load(client, plan.name)
 

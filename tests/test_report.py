@@ -349,3 +349,52 @@ def test_figures_that_cannot_be_drawn_are_left_out_with_the_reason(
     )
     assert "Figures not drawn" in laid_out
     assert content["answer"][0].startswith("No trial finished")
+
+
+# Tables
+
+
+def rows_of(results: Results, title: str) -> dict[str, list[str]]:
+    """The cells of a table by their first."""
+    (table,) = [each for each in given(results)["tables"] if each["title"].startswith(title)]
+    return {row[0]["text"]: [cell["text"] for cell in row[1:]] for row in table["rows"]}
+
+
+def test_ratios_have_an_interval_over_seeds_and_count_where_it_leaves_out_one(
+    whole: Results,
+) -> None:
+    rows = rows_of(whole, "Relative to the reference")
+    # The target is reached at step 200 with seed 0 and at step 300 with seed 1, by everybody.
+    assert rows["synchronous SGD on 2 workers"][:2] == ["1 [1, 1]", "2 [2, 2]"]
+    (table,) = [t for t in given(whole)["tables"] if t["title"] == "Relative to the reference"]
+    assert [cell["strong"] for cell in table["rows"][0]] == [False, False, True, True, True]
+
+
+def test_one_seed_has_no_interval(partial: Results) -> None:
+    assert all(t["title"] != "Relative to the reference" for t in given(partial)["tables"])
+
+
+def test_modelled_seconds_are_what_is_computed_and_then_sent(whole: Results) -> None:
+    trial = whole.trials[whole.trials["workers"] == 2].iloc[0]
+    # 2 * 2000 examples at 1500/s are computed, 200 messages of 40 bytes cross 10 Gbit/s at 30 us.
+    assert trial["modelled_time_to_target_s"] == pytest.approx(
+        4 / 1.5 + 200 * (30e-6 + 40 / 1.25e9)
+    )
+
+
+def test_retrains_show_their_churn(whole: Results) -> None:
+    rows = rows_of(whole, "Would you get the same predictions")
+    # Predictions of 0.49 and of 0.51: another label everywhere.
+    assert rows["baseline on 1 worker"][0] == "2"
+    assert rows["baseline on 1 worker"][2:] == ["0.0200", "1.0000", "–", "–"]
+
+
+def test_claims_are_told_by_the_benchmark_that_tests_them(
+    client: MlflowClient, whole: Results
+) -> None:
+    assert all(table["title"] != "Claims" for table in given(whole)["tables"])
+    plan = benchmark("claims", {"sync_sgd": [2, 4]}, [0, 1])
+    tested = fill(client, plan, lambda _: [0.7, 0.45])
+    (table,) = [table for table in given(tested)["tables"] if table["title"] == "Claims"]
+    assert {row[0]["text"] for row in table["rows"]} == {"not run"}
+    assert len(table["rows"]) >= 11
