@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from torch.nn.functional import cross_entropy
 
-from benchmarks.config import Budget, Plugin, Target, Trial, Workload, shipped
+from benchmarks.config import Budget, Plugin, Target, Trial, Workload, load_benchmark, shipped
 from datasets import image_set
 from datasets.cache import DataError
 from datasets.image_folder import centre_box, random_box
@@ -570,28 +571,44 @@ def test_ranks_train_resnet_with_its_running_means(tmp_path):
     assert np.isfinite(first["points"][-1]["validation_loss"])
 
 
-def test_the_shipped_benchmark_runs_every_algorithm_on_images(tmp_path):
-    store = f"--store=sqlite:///{tmp_path / 'mlflow.db'}"
-    workers = [
-        f"--algorithms.{name}.workers=[2]"
-        for name in ("sync_sgd", "codistillation", "independent", "label_smoothing")
-    ]
-    run = ["run", "fashion-mnist", f"--report={tmp_path / 'x.pdf'}", "--scale.workers=[2]"]
-    run += ["--workload.budget.examples=6400", "--workload.budget.evaluations=2", *workers]
-    run += ["--algorithms.codistillation.burn_in=10", "--algorithms.codistillation.period=10"]
-    run += ["--algorithms.model_averaging.partition={kind: labels}"]
-    done = called(store, *run)
+def test_the_shipped_benchmark_compares_every_algorithm_on_1_2_and_4_workers():
+    trials = load_benchmark("fashion-mnist", []).trials()
+    replicas = {"downpour", "admm", "model_averaging"}
+    pairs = {"sync_sgd", "codistillation", "independent", "label_smoothing"}
+    assert {(trial.label, trial.workers) for trial in trials} == {
+        ("baseline", 1),
+        *((label, workers) for label in replicas for workers in (1, 2, 4)),
+        *((label, workers) for label in pairs for workers in (2, 4)),
+    }
+
+
+def test_the_shipped_workload_runs_from_the_command_line_to_its_report(tmp_path):
+    """On the digits, with three of its algorithms, one of them on replicas of unlike labels."""
+    benchmark = yaml.safe_load(shipped()["fashion-mnist"].read_text())
+    compared = ("sync_sgd", "model_averaging", "codistillation")
+    algorithms = {label: benchmark["algorithms"][label] for label in compared}
+    file = tmp_path / "small.yaml"
+    file.write_text(yaml.safe_dump({**benchmark, "algorithms": algorithms}))
+    store, report = f"--store=sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "small.pdf"
+    done = called(
+        *(store, "run", str(file), f"--report={report}", "--scale.workers=[2]"),
+        *("--workload.budget.examples=6400", "--workload.budget.evaluations=2"),
+        *(f"--algorithms.{label}.workers=[2]" for label in compared),
+        *("--algorithms.codistillation.burn_in=10", "--algorithms.codistillation.period=10"),
+        "--algorithms.model_averaging.partition={kind: labels}",
+    )
     assert done.returncode == 0, done.stderr + done.stdout
-    assert "fashion-mnist: scikit-learn digits" in done.stdout
-    table = called(store, "results", "fashion-mnist", "--format", "csv").stdout
-    rows = {row["algorithm"]: row for row in csv.DictReader(io.StringIO(table))}
-    assert [row["status"] for row in rows.values()] == ["FINISHED"] * 8
-    compared = {"sync_sgd", "downpour", "admm", "model_averaging", "codistillation"}
-    assert rows.keys() >= {"baseline", *compared}
-    for name, row in rows.items():
-        assert (float(row["bytes_sent_per_worker"]) > 0) == (name in {*compared, "label_smoothing"})
+    assert "small: scikit-learn digits" in done.stdout
+    table = called(store, "results", str(file), "--format", "csv").stdout
+    rows = list(csv.DictReader(io.StringIO(table)))
+    assert [(row["algorithm"], row["status"]) for row in rows] == [
+        (label, "FINISHED") for label in compared
+    ]
+    for row in rows:
         assert float(row["final_loss"]) < math.log(10)  # that of a constant prediction
-    assert (tmp_path / "x.pdf").read_bytes().startswith(b"%PDF")
+        assert float(row["final_metric"]) > 0.2
+        assert float(row["bytes_sent_per_worker"]) == float(row["expected_bytes_per_worker"]) > 0
+    assert report.read_bytes().startswith(b"%PDF")
 
 
 def called(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -603,7 +620,3 @@ def called(*arguments: str) -> "subprocess.CompletedProcess[str]":
         timeout=170,
         check=False,
     )
-
-
-def test_a_benchmark_s_name_may_hold_a_hyphen():
-    assert shipped()["fashion-mnist"].name == "fashion-mnist.yaml"
