@@ -57,13 +57,19 @@ def answer(results: Results) -> list[str]:
 
 
 def _least(results: Results) -> list[str]:
-    """The least time, steps and bytes measured until the target, in one sentence."""
+    """The least time, measured and modelled, steps and bytes until the target, in one sentence."""
     always = always_reached(results)
     sole = [group for group in always if not any_oversubscribed(group[2])]
     sending = [group for group in always if group[1] > 1]
     cores = "" if len(sole) == len(always) else " with a core for every rank"
     quantities: list[tuple[list[tuple[str, int, pd.DataFrame]], str, str, Format]] = [
         (sole, "time_to_target_s", f"least training time{cores}", "{:,.1f} s".format),
+        (
+            always,
+            "modelled_time_to_target_s",
+            f"least modelled time over {results.link}",
+            "{:,.1f} s".format,
+        ),
         (always, "steps_to_target", "fewest steps", "{:,.0f}".format),
         (sending, "bytes_to_target", "fewest bytes sent per worker", si_bytes),
     ]
@@ -94,8 +100,8 @@ def summary(results: Results) -> dict[str, Any]:
                 f"{len(ended)} of {len(trials)}",
                 f"{reached} of {len(ended)}" if len(ended) else NONE,
                 mean_and_range(ended["steps_to_target"], "{:,.0f}".format),
-                mean_and_range(ended["examples_to_target"], "{:,.0f}".format),
                 mean_and_range(ended["time_to_target_s"], "{:,.1f}".format),
+                mean_and_range(ended["modelled_time_to_target_s"], "{:,.1f}".format),
                 mean_and_range(ended["bytes_to_target"], si_bytes),
                 mean_and_range(ended["final_loss"], "{:.4f}".format),
                 mean_and_range(ended["final_metric"], "{:.4f}".format),
@@ -108,8 +114,8 @@ def summary(results: Results) -> dict[str, Any]:
             "seeds finished",
             "target reached",
             "steps to target",
-            "examples to target",
             "seconds to target",
+            f"modelled over {results.link}",
             "bytes sent per worker to target",
             f"final {facts['loss_name']}",
             f"final {facts['metric_name']}",

@@ -254,7 +254,7 @@ def test_markup_in_the_name_of_a_benchmark_reaches_title_and_figures(every: Resu
 def test_the_summary_gives_the_mean_and_the_spread_over_seeds(whole: Results) -> None:
     baseline, two, four = given(whole)["summary"]["rows"]
     assert baseline == [
-        "baseline", "1", "2 of 2", "2 of 2", "250\n200–300", "2,500\n2,000–3,000", "2.5\n2.0–3.0",
+        "baseline", "1", "2 of 2", "2 of 2", "250\n200–300", "2.5\n2.0–3.0", "2.5\n2.0–3.0",
         "0 B", "0.4400", "0.7000",
     ]  # fmt: skip
     assert two[7] == "10.0 kB\n8.00–12.0 kB"
