@@ -33,8 +33,8 @@ class Ratio:
 
     def __str__(self) -> str:
         if math.isnan(self.low):
-            return f"{self.value:.3g} (one seed)"
-        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+            return f"{self.value:.4g} (one seed)"
+        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
 
 def ratio(of: Sequence[float], against: Sequence[float], paired: bool) -> Ratio:
