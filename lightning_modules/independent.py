@@ -38,10 +38,7 @@ class IndependentReplicas(Algorithm):
 
     @classmethod
     def layout(cls, workers: int, **hyper_parameters: Any) -> Layout:
-        ranks = hyper_parameters.get("ranks_per_replica", 1)
-        if ranks < 1 or workers % ranks:
-            raise ValueError(f"{workers} workers cannot form replicas of {ranks} ranks")
-        return Layout(workers // ranks, ranks)
+        return Layout.of_replicas(workers, hyper_parameters.get("ranks_per_replica", 1))
 
     def validation_step(self, batch: Any, _: int) -> None:
         logits, labels = self.task(batch), self.task.labels(batch)

@@ -84,10 +84,7 @@ class ModelAveraging(Algorithm):
 
     @classmethod
     def layout(cls, workers: int, **hyper_parameters: Any) -> Layout:
-        ranks = hyper_parameters.get("ranks_per_replica", 1)
-        if ranks < 1 or workers % ranks:
-            raise ValueError(f"{workers} workers cannot form replicas of {ranks} ranks")
-        return Layout(workers // ranks, ranks)
+        return Layout.of_replicas(workers, hyper_parameters.get("ranks_per_replica", 1))
 
     def on_train_start(self) -> None:
         self.base_lrs = [group["lr"] for group in self.trainer.optimizers[0].param_groups]

@@ -14,6 +14,17 @@ class Layout:
     replicas: int
     ranks: int
 
+    @classmethod
+    def of_replicas(cls, workers: int, ranks: int) -> "Layout":
+        """`workers` ranks in replicas of `ranks` each.
+
+        Raises:
+            ValueError: they do not come out even.
+        """
+        if ranks < 1 or workers % ranks:
+            raise ValueError(f"{workers} workers cannot form replicas of {ranks} ranks")
+        return cls(workers // ranks, ranks)
+
     @property
     def world_size(self) -> int:
         return self.replicas * self.ranks
