@@ -588,7 +588,7 @@ def test_the_shipped_workload_runs_from_the_command_line_to_its_report(tmp_path)
     compared = ("sync_sgd", "model_averaging", "codistillation")
     algorithms = {label: benchmark["algorithms"][label] for label in compared}
     file = tmp_path / "small.yaml"
-    file.write_text(yaml.safe_dump({**benchmark, "algorithms": algorithms}))
+    file.write_text(yaml.safe_dump({**benchmark, "algorithms": algorithms}, sort_keys=False))
     store, report = f"--store=sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "small.pdf"
     done = called(
         *(store, "run", str(file), f"--report={report}", "--scale.workers=[2]"),
