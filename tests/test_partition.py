@@ -170,7 +170,7 @@ def test_what_cannot_be_divided_is_refused() -> None:
 def test_a_budget_becomes_evenly_spaced_evaluations(
     rows: int, workers: int, steps_and_interval: tuple[int, int]
 ) -> None:
-    overrides = [f"--algorithms.sync_sgd.workers=[{workers}]"]
+    overrides = [f"--algorithms.sync_sgd.workers=[{workers}]", "--workload.budget.examples=1000000"]
     trials = load_benchmark("criteo", overrides).trials()
     (trial,) = [trial for trial in trials if trial.label == "sync_sgd"]
     assert schedule(trial, rows) == steps_and_interval
