@@ -95,7 +95,9 @@ def judge(claim: Claim, results: Results) -> Verdict:
     if against.isna().any():
         return Verdict(claim, "inconclusive", reason=f"{claim.against} did not get there")
     if of.isna().any():
-        return Verdict(claim, "not reproduced", reason=f"{claim.of} did not get there")
+        # It needs more than the budget: beyond any upper bound, and nobody knows how far.
+        outcome: Outcome = "inconclusive" if math.isinf(claim.at_most) else "not reproduced"
+        return Verdict(claim, outcome, reason=f"{claim.of} did not get there")
     shared = of.index.intersection(against.index)
     paired = len(shared) == len(of) == len(against)
     if paired:

@@ -73,6 +73,11 @@ def test_a_bound_may_be_below_or_on_both_sides(bounds: dict[str, Any], outcome: 
     assert judge(claim, results([200, 210], [100, 100])).outcome == outcome
 
 
+def test_what_missed_the_target_needs_at_least_nobody_knows_what() -> None:
+    claim = replace(CLAIM, at_least=0.7, at_most=np.inf)
+    assert judge(claim, results([50, np.nan], [100, 100])).outcome == "inconclusive"
+
+
 def test_a_claim_may_be_against_a_number() -> None:
     claim = replace(CLAIM, against=100, at_most=0.6)
     assert judge(claim, results([50, 55], [])).outcome == "reproduced"
