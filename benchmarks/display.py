@@ -104,7 +104,8 @@ def table(results: Results) -> Table:
     }
     grid = Table(title=f"{results.benchmark['name']}: {results.benchmark['data']['name']}")
     for column, title in shown.items():
-        grid.add_column(title, justify="left" if column in ("algorithm", "status") else "right")
+        names = column in ("algorithm", "status")
+        grid.add_column(title, justify="left" if names else "right", no_wrap=names)
     for _, row in results.trials.iterrows():
         cells = []
         for column in shown:

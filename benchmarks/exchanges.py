@@ -87,7 +87,7 @@ def main() -> None:
     options.add_argument("--workers", type=int, default=2)
     options.add_argument("--repeats", type=int, default=40)
     chosen = options.parse_args()
-    start_fork_server("benchmarks.exchanges")
+    start_fork_server("torch")
     with Ranks(chosen.workers, measure, chosen.repeats) as ranks:
         found = {r: value for r, kind, value in ranks.messages() if kind == "result"}[0]
     grid = Table(title=f"gloo, {chosen.workers} ranks, median of {chosen.repeats}")
