@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.config import Trial
 from benchmarks.faults import FaultInjector
-from datasets.partition import BatchOrder, BatchStream, TicketStream
+from datasets.batches import BatchOrder, BatchStream, TicketStream
 from lightning_modules.backend.algorithm import Algorithm
 from lightning_modules.backend.clock import Clock
 from lightning_modules.backend.layout import Layout
@@ -35,8 +35,12 @@ class Diverged(RuntimeError):
     """The training loss is no longer a number."""
 
 
-def stream(seed: int, name: str) -> int:
-    """The seed of the random stream `name`: data order, initialisation and so on each have their own."""
+def stream(seed: int, name: str, replica: int = 0) -> int:
+    """The seed of the random stream `name`: data order, initialisation and so on each have their own.
+
+    Replica 0 has that of a trial without replicas.
+    """
+    name = f"{name} {replica}" if replica else name
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:4], "little")
 
 
@@ -208,8 +212,7 @@ def training_batches(
     layout = trial.layout
     replica, place = layout.replica_of(rank), rank % layout.ranks
     kind = trial.partition.kind
-    alike = replica == 0 or kind in ("iid", "same")
-    seed = stream(trial.seed, "order" if alike else f"order {replica}")
+    seed = stream(trial.seed, "order", 0 if kind in ("iid", "same") else replica)
     order = BatchOrder(part, trial.batch_size, seed)
     if algorithm.asynchronous:
         draw = algorithm.tickets(rank, _ticket)
@@ -270,9 +273,7 @@ def build(trial: Trial, rank: int) -> tuple[LightningDataModule, Algorithm]:
     data = trial.workload.data.build()
     data.setup("fit")
     replica = 0 if trial.algorithm_class.one_model else trial.layout.replica_of(rank)
-    torch.manual_seed(
-        stream(trial.seed, f"initialisation {replica}" if replica else "initialisation")
-    )
+    torch.manual_seed(stream(trial.seed, "initialisation", replica))
     task = trial.workload.task.build(**{name: getattr(data, name) for name in data.provides})
     algorithm = trial.algorithm_class(task, **trial.hyper_parameters)
     torch.manual_seed(stream(trial.seed, f"rank {rank}"))
@@ -321,7 +322,7 @@ def run_rank(
         keep_off_gpus()
     backend = DeepSpeedBackend(layout, trial.zero_stage)
     first = np.arange(min(_rows(validation), PREDICTED_ROWS))
-    to_predict = _with_batches(validation, np.array_split(first, math.ceil(len(first) / 100)))
+    to_predict = _with_batches(validation, _batches(first, evaluation_batch))
     meter = Meter(backend, trial.batch_size, to_predict, report)
     trainer = Trainer(
         accelerator=trial.accelerator,

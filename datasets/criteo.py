@@ -24,6 +24,7 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from datasets import cache, click_log
+from datasets.batches import collate
 from datasets.cache import DataError, explained
 from datasets.criteo_format import (
     COLUMNS,
@@ -85,11 +86,6 @@ class ClickDataset(Dataset[ClickBatch]):
 
     def __reduce__(self) -> tuple[type["ClickDataset"], tuple[Path, int, int]]:
         return ClickDataset, self._place
-
-
-def collate(batch: Any) -> Any:
-    """Pass on the `ClickBatch` that `__getitems__` has already made."""
-    return batch
 
 
 class Criteo(LightningDataModule):

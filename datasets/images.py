@@ -16,6 +16,7 @@ from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset
 
 from datasets import cache, image_folder
+from datasets.batches import collate
 from datasets.cache import DataError
 from datasets.cifar import is_cifar, read_cifar
 from datasets.idx import is_idx, read_idx_set
@@ -118,11 +119,6 @@ class ImagesOnDisk(Dataset[ImageBatch]):
         ]
         labels = torch.tensor([self._part.labels[index] for index in indices])
         return ImageBatch(self._standard(np.stack(pixels)), labels)
-
-
-def collate(batch: Any) -> Any:
-    """Pass on the `ImageBatch` that `__getitems__` has already made."""
-    return batch
 
 
 class Images(LightningDataModule):

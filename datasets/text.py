@@ -15,6 +15,7 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from datasets import cache
+from datasets.batches import collate
 from datasets.cache import DataError
 from datasets.corpus import Corpus, Level, Prepared, Synthetic, TextFiles, prepare
 from datasets.files import check
@@ -57,11 +58,6 @@ class SequenceDataset(Dataset[TokenBatch]):
 
     def __reduce__(self) -> tuple[type["SequenceDataset"], tuple[Path, int, int, int]]:
         return SequenceDataset, self._place
-
-
-def collate(batch: Any) -> Any:
-    """Pass on the `TokenBatch` that `__getitems__` has already made."""
-    return batch
 
 
 class Text(LightningDataModule):

@@ -20,7 +20,7 @@ from pytorch_lightning import Callback, Trainer
 
 from benchmarks.config import Trial
 from benchmarks.trial import run_rank
-from datasets.partition import BatchOrder
+from datasets.batches import BatchOrder
 from lightning_modules.backend.algorithm import Algorithm
 from lightning_modules.backend.clock import Clock
 from lightning_modules.backend.launch import RankFailed, Ranks

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from datasets.partition import BatchOrder, Partition
+from datasets.batches import BatchOrder
+from datasets.partition import Partition
 from lightning_modules.backend.launch import RankFailed
 from lightning_modules.codistillation import Codistillation
 from tests.workload import LinearRule, Plan, Tower, relative_distance, run_ranks, train, trial

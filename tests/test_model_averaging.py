@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from benchmarks.trial import stream
-from datasets.partition import BatchOrder, Partition
+from datasets.batches import BatchOrder
+from datasets.partition import Partition
 from lightning_modules.model_averaging import ModelAveraging
 from tests.workload import LinearRule, Plan, Tower, relative_distance, run_ranks, train, trial
 

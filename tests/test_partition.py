@@ -7,7 +7,8 @@ import pytest
 
 from benchmarks.config import load_benchmark
 from benchmarks.trial import schedule
-from datasets.partition import BatchOrder, BatchStream, Partition, TicketStream
+from datasets.batches import BatchOrder, BatchStream, TicketStream
+from datasets.partition import Partition
 
 
 def batches(stream: BatchStream, segments: int = 1) -> np.ndarray:

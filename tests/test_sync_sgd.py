@@ -11,7 +11,7 @@ import torch
 import torch.distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from datasets.partition import BatchOrder
+from datasets.batches import BatchOrder
 from lightning_modules.backend.ledger import engine_bytes
 from tests.workload import (
     LinearRule,

@@ -16,6 +16,7 @@ from torchmetrics.classification import BinaryAccuracy
 
 from benchmarks.config import Budget, Plugin, Target, Trial, Workload
 from benchmarks.trial import run_rank, stream
+from datasets.batches import collate
 from datasets.partition import Partition
 from lightning_modules.backend.launch import Ranks
 from lightning_modules.backend.strategy import DeepSpeedBackend
@@ -51,11 +52,6 @@ class RowsDataset(Dataset[Rows]):
         return Rows(self.rows.x[indices], self.rows.y[indices])
 
 
-def whole(batch: Any) -> Any:
-    """The collate function: `__getitems__` already gives a batch."""
-    return batch
-
-
 class LinearRule(LightningDataModule):
     """Training and validation rows of the rule.
 
@@ -75,10 +71,10 @@ class LinearRule(LightningDataModule):
         return RowsDataset(draw(self.rows, 1), self.pause_s)
 
     def train_dataloader(self) -> DataLoader[Rows]:
-        return DataLoader(self.training(), collate_fn=whole)
+        return DataLoader(self.training(), collate_fn=collate)
 
     def val_dataloader(self) -> DataLoader[Rows]:
-        return DataLoader(RowsDataset(draw(50, 2)), collate_fn=whole)
+        return DataLoader(RowsDataset(draw(50, 2)), collate_fn=collate)
 
 
 class Tower(Task):
