@@ -70,7 +70,6 @@ class Downpour(Algorithm):
         self.n_push, self.n_fetch = n_push, n_fetch
         self.staleness_aware, self.warm_start = staleness_aware, warm_start
         self.recorded = None if replay is None else _schedules(Path(replay))
-        self.repeatable = replay is not None
         self.drawn: list[int] = []
         self.waiting = False
         self.accrued: Tensor

@@ -30,7 +30,6 @@ class Algorithm(LightningModule, ABC):
         one_model: whether the replicas train one model, begin alike and are evaluated as one.
             Otherwise each begins with weights of its own and is evaluated alone, on all validation
             examples; figures are means over the replicas.
-        repeatable: whether two runs with the same seed give bitwise-equal weights.
         exchanges: how many exchanges this rank has taken part in.
         data_share: this replica's examples over those of all replicas; whoever trains sets it.
         epoch_steps: steps in which a replica with an average share sees its examples once; likewise.
@@ -43,7 +42,6 @@ class Algorithm(LightningModule, ABC):
     title: ClassVar[str]
     asynchronous: ClassVar[bool] = False
     one_model: ClassVar[bool] = True
-    repeatable = True
 
     def __init__(self, task: Task) -> None:
         super().__init__()
