@@ -1,17 +1,20 @@
 """Progress on the terminal while trials run, one line a trial where there is no terminal."""
 
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from benchmarks.config import Trial
-from benchmarks.rerun import Rerun
 from reports.results import Results
 
+if TYPE_CHECKING:  # what a table of results need not wait for
+    from benchmarks.config import Trial
+    from benchmarks.rerun import Rerun
 
-def _name(trial: Trial) -> str:
+
+def _name(trial: "Trial") -> str:
     workers = "1 worker" if trial.workers == 1 else f"{trial.workers} workers"
     return f"{trial.label}, {workers}, seed {trial.seed}"
 
@@ -47,7 +50,7 @@ class TerminalDisplay:
     def note(self, text: str) -> None:
         self.console.print(text, highlight=False)
 
-    def trial(self, trial: Trial, index: int, total: int) -> None:
+    def trial(self, trial: "Trial", index: int, total: int) -> None:
         title = f"[{index + 1}/{total}] {_name(trial)}"
         if self.console.is_terminal:
             self._task = self._progress.add_task(title, total=1, loss="")
@@ -59,14 +62,14 @@ class TerminalDisplay:
             shown = "" if loss is None else f"loss {loss:.4f}"
             self._progress.update(self._task, completed=step, total=steps, loss=shown)
 
-    def ended(self, trial: Trial, outcome: str) -> None:
+    def ended(self, trial: "Trial", outcome: str) -> None:
         if self._task is not None:
             self._progress.remove_task(self._task)
             self._task = None
         self.console.print(f"{_name(trial)}: {outcome}", highlight=False, markup=False)
 
 
-def comparison(rerun: Rerun) -> Table:
+def comparison(rerun: "Rerun") -> Table:
     """What a rerun gave beside what is recorded."""
     grid = Table(title=f"rerun of {rerun.run_id}: {rerun.verdict}")
     for column in ("", "recorded", "now", ""):

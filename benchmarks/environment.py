@@ -31,6 +31,16 @@ def code_hash() -> str:
     return digest.hexdigest()[:16]
 
 
+def facts(fingerprint: str) -> dict[str, Any]:
+    """What a trial's identity rests on besides its configuration, given the data's fingerprint."""
+    return {
+        "code": code_hash(),
+        "data": fingerprint,
+        "versions": versions(),
+        "hardware": hardware(),
+    }
+
+
 def versions() -> dict[str, str]:
     """Python and the packages that a figure may depend on."""
     return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}

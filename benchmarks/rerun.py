@@ -3,19 +3,17 @@
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from benchmarks.config import Trial
-from benchmarks.environment import code_hash, hardware, versions
+from benchmarks.environment import facts
+from benchmarks.runner import Display, follow, machine
 from reports.results import KIND, RECORD_FILE, RERUN, read_json
 from reports.scoring import score
-
-if TYPE_CHECKING:
-    from benchmarks.runner import Display
 
 # What a repetition must give again, bit for bit; times are not among it.
 FIGURES = ["steps_to_target", "final_loss", "final_metric", "bytes_sent_per_worker"]
@@ -50,15 +48,13 @@ class Rerun:
         return "bitwise equal" if self.bitwise else "not equal"
 
 
-def rerun(client: MlflowClient, run_id: str, display: "Display") -> Rerun:
+def rerun(client: MlflowClient, run_id: str, display: Display) -> Rerun:
     """Runs the trial of run `run_id` once more; the verdict becomes a tag of that run.
 
     Raises:
         CannotRerun: there is no such trial, or it did not finish.
         RankFailed: the repetition failed.
     """
-    from benchmarks.runner import follow, machine
-
     record = _record(client, run_id)
     trial = Trial.from_record(record["trial"])
     data = trial.workload.data.build()
@@ -73,7 +69,7 @@ def rerun(client: MlflowClient, run_id: str, display: "Display") -> Rerun:
         record["result"]["weights_sha256"],
         results[0]["weights_sha256"],
     )
-    outcome = Rerun(run_id, figures, _causes(trial, record["facts"], data.fingerprint))
+    outcome = Rerun(run_id, figures, _causes(trial, record["facts"], facts(data.fingerprint)))
     client.set_tag(run_id, RERUN, outcome.verdict)
     return outcome
 
@@ -88,18 +84,24 @@ def _record(client: MlflowClient, run_id: str) -> dict[str, Any]:
     return read_json(client, run_id, RECORD_FILE)
 
 
-def _causes(trial: Trial, facts: dict[str, Any], fingerprint: str) -> dict[str, tuple[Any, Any]]:
-    present = {"code": code_hash(), "data": fingerprint}
-    present |= {f"version of {name}": value for name, value in versions().items()}
-    present |= {f"hardware: {name}": value for name, value in hardware().items()}
-    then = {"code": facts["code"], "data": facts["data"]}
-    then |= {f"version of {name}": value for name, value in facts["versions"].items()}
-    then |= {f"hardware: {name}": value for name, value in facts["hardware"].items()}
+def _causes(
+    trial: Trial, recorded: dict[str, Any], present: dict[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    then, now = _flat(recorded), _flat(present)
     causes = {
-        name: (then.get(name), present.get(name))
-        for name in then | present
-        if then.get(name) != present.get(name)
+        name: (then.get(name), now.get(name))
+        for name in then | now
+        if then.get(name) != now.get(name)
     }
     if trial.algorithm_class.asynchronous and not trial.hyper_parameters.get("replay"):
         causes["asynchronous"] = ("its order of pushes", "another order; see `replay`")
     return causes
+
+
+def _flat(facts: dict[str, Any]) -> dict[str, Any]:
+    """Facts about a trial by one name each, e.g. `versions: torch`."""
+    flat: dict[str, Any] = {}
+    for name, value in facts.items():
+        parts = value if isinstance(value, dict) else {"": value}
+        flat |= {f"{name}: {part}".removesuffix(": "): v for part, v in parts.items()}
+    return flat

@@ -16,7 +16,7 @@ from mlflow.tracking import MlflowClient
 
 from benchmarks import ROOT
 from benchmarks.config import Benchmark, Trial
-from benchmarks.environment import code_hash, hardware, revision, versions
+from benchmarks.environment import facts, revision
 from benchmarks.tracking import BenchmarkRun
 from lightning_modules.backend.launch import RankFailed, Ranks
 from reports.scoring import score
@@ -76,17 +76,20 @@ def run(benchmark: Benchmark, client: MlflowClient, display: Display) -> Outcome
     data = benchmark.workload.data.build()
     data.prepare_data()
     data.setup("fit")
-    known = {"versions": versions(), "hardware": hardware()}
-    facts = {"code": code_hash(), "data": data.fingerprint, **known}
-    about = {"environment": {**known, "revision": revision()}, "data": data.description}
-    trials = {trial.identity(**facts): trial for trial in planned}
+    known = facts(data.fingerprint)
+    environment = {name: known[name] for name in ("versions", "hardware")}
+    about = {
+        "environment": {**environment, "revision": revision()},
+        "data": data.description,
+    }
+    trials = {trial.identity(**known): trial for trial in planned}
     with machine(display):
         title = f"{benchmark.name}: {data.description['name']}"
-        parent = BenchmarkRun(client, benchmark.name, benchmark.identity(**facts), title)
+        parent = BenchmarkRun(client, benchmark.name, benchmark.identity(**known), title)
         parent.describe(benchmark, trials, **about)
         status = "FAILED"
         try:
-            outcome = _run_missing(trials, {"facts": facts, **about}, parent, display)
+            outcome = _run_missing(trials, {"facts": known, **about}, parent, display)
             status = "FAILED" if outcome.failed else "FINISHED"
         except KeyboardInterrupt:
             status = "KILLED"
