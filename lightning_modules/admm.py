@@ -30,6 +30,7 @@ from torch import Tensor
 from lightning_modules.backend.algorithm import Algorithm
 from lightning_modules.backend.layout import Layout
 from lightning_modules.backend.ledger import wire_bytes
+from lightning_modules.backend.search import Integer, Real
 from lightning_modules.backend.task import Task
 
 BALANCE, FACTOR = 10.0, 2.0  # of the residuals and of rho, Boyd et al. equation 3.13
@@ -53,6 +54,10 @@ class ConsensusADMM(Algorithm):
 
     name = "admm"
     title = "consensus ADMM"
+    search_space = {
+        "local_steps": Integer(1, 100, log=True),
+        "rho": Real(1e-4, 1.0, log=True),
+    }
 
     def __init__(
         self,

@@ -28,6 +28,7 @@ from torch.nn.utils import vector_to_parameters
 
 from lightning_modules.backend.layout import Layout
 from lightning_modules.backend.ledger import wire_bytes
+from lightning_modules.backend.search import Choice, Integer, Real
 from lightning_modules.backend.task import Task
 from lightning_modules.independent import IndependentReplicas
 
@@ -49,6 +50,12 @@ class Codistillation(IndependentReplicas):
 
     name = "codistillation"
     title = "codistillation"
+    search_space = {
+        "ranks_per_replica": Choice((1, 2, 4, 8)),
+        "alpha": Real(0.1, 10.0, log=True),
+        "burn_in": Integer(10, 1000, log=True),
+        "period": Integer(5, 500, log=True),
+    }
 
     def __init__(
         self,

@@ -32,6 +32,7 @@ from torch import Tensor
 from lightning_modules.backend.algorithm import Algorithm
 from lightning_modules.backend.layout import Layout
 from lightning_modules.backend.parameter_server import READ, REQUEST_BYTES, ParameterServer, Shard
+from lightning_modules.backend.search import Choice, Integer
 from lightning_modules.backend.task import Task
 
 
@@ -52,6 +53,11 @@ class Downpour(Algorithm):
 
     name = "downpour"
     title = "Downpour SGD"
+    search_space = {
+        "n_push": Integer(1, 10, log=True),
+        "n_fetch": Integer(1, 10, log=True),
+        "staleness_aware": Choice((False, True)),
+    }
     asynchronous = True
 
     def __init__(

@@ -17,6 +17,7 @@ from torch import Tensor
 from lightning_modules.backend.algorithm import Algorithm
 from lightning_modules.backend.layout import Layout
 from lightning_modules.backend.ledger import engine_bytes
+from lightning_modules.backend.search import Choice
 from lightning_modules.backend.task import Task
 
 
@@ -30,6 +31,7 @@ class IndependentReplicas(Algorithm):
 
     name = "independent"
     title = "independent replicas"
+    search_space = {"ranks_per_replica": Choice((1, 2, 4, 8))}
     one_model = False
 
     def __init__(self, task: Task, ranks_per_replica: int = 1) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from lightning_modules.backend.search import Real
 from lightning_modules.backend.task import Task
 from lightning_modules.sync_sgd import SyncSGD
 
@@ -35,6 +36,7 @@ class LabelSmoothing(SyncSGD):
 
     name = "label_smoothing"
     title = "label smoothing"
+    search_space = {"alpha": Real(0.01, 1.0, log=True)}
 
     def __init__(
         self, task: Task, alpha: float = 0.1, towards: Literal["uniform", "marginal"] = "uniform"

@@ -30,6 +30,7 @@ from torch import Tensor
 from lightning_modules.backend.algorithm import Algorithm
 from lightning_modules.backend.layout import Layout
 from lightning_modules.backend.ledger import engine_bytes
+from lightning_modules.backend.search import Choice, Integer, Real
 from lightning_modules.backend.task import Task
 
 
@@ -54,6 +55,12 @@ class ModelAveraging(Algorithm):
 
     name = "model_averaging"
     title = "model averaging"
+    search_space = {
+        "tau": Integer(1, 200, log=True),
+        "ranks_per_replica": Choice((1, 2, 4, 8)),
+        "outer_lr": Real(0.5, 1.5),
+        "outer_momentum": Real(0.0, 0.9),
+    }
 
     def __init__(
         self,

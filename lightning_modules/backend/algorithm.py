@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
 from lightning_modules.backend.layout import Layout
+from lightning_modules.backend.search import Dimension
 from lightning_modules.backend.task import Task
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class Algorithm(LightningModule, ABC):
     Attributes:
         name: what a benchmark's YAML calls it.
         title: what the report calls it.
+        search_space: what a sweep draws, by hyper-parameter; the others keep their values.
         asynchronous: whether the ranks do not wait for one another between two evaluations.
         one_model: whether the replicas train one model, begin alike and are evaluated as one.
             Otherwise each begins with weights of its own and is evaluated alone, on all validation
@@ -40,6 +42,7 @@ class Algorithm(LightningModule, ABC):
 
     name: ClassVar[str]
     title: ClassVar[str]
+    search_space: ClassVar[dict[str, Dimension]] = {}
     asynchronous: ClassVar[bool] = False
     one_model: ClassVar[bool] = True
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from lightning_modules.backend.search import Dimension
+
 
 class Task(nn.Module, ABC):
     """A model with its loss, its metric and its optimizer; it knows nothing of how it is trained.
@@ -15,10 +17,12 @@ class Task(nn.Module, ABC):
     Attributes:
         loss_name: the loss in the words of the workload, with its unit.
         metric_name: the metric beside it.
+        search_space: what a sweep draws, by argument of the constructor, under every algorithm alike.
     """
 
     loss_name: ClassVar[str]
     metric_name: ClassVar[str]
+    search_space: ClassVar[dict[str, Dimension]] = {}
 
     @abstractmethod
     def forward(self, batch: Any) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torchmetrics.classification import BinaryAUROC
 
+from lightning_modules.backend.search import Real
 from lightning_modules.backend.task import Task
 
 # Embedding dimension and widths of the hidden layers.
@@ -31,6 +32,7 @@ class ClickThrough(Task):
 
     loss_name = "log loss (nats)"
     metric_name = "AUROC"
+    search_space = {"lr": Real(1e-3, 0.3, log=True)}
 
     def __init__(
         self,

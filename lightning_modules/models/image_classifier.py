@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy
 
+from lightning_modules.backend.search import Real
 from lightning_modules.backend.task import Task
 
 LARGE = 64  # pixels; images of at least that size get ResNet's stem for photographs
@@ -32,6 +33,7 @@ class ImageClassifier(Task):
 
     loss_name = "cross-entropy (nats)"
     metric_name = "accuracy"
+    search_space = {"lr": Real(1e-3, 1.0, log=True)}
 
     def __init__(
         self,

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from torchmetrics import Metric
 
+from lightning_modules.backend.search import Real
 from lightning_modules.backend.task import Task
 
 LSTM_SIZES = {"small": (200, 200, 2), "paper": (256, 1024, 2)}  # embedding, hidden, layers
@@ -45,6 +46,7 @@ class LanguageModel(Task):
 
     loss_name = "cross-entropy (nats/token)"
     metric_name = "perplexity"
+    search_space = {"lr": Real(3e-4, 0.1, log=True)}
 
     def __init__(
         self,
