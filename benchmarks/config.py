@@ -163,6 +163,12 @@ class Trial:
         """How the workers are divided into replicas."""
         return self.algorithm_class.layout(self.workers, **self.hyper_parameters)
 
+    @property
+    def title(self) -> str:
+        """What it is called on the terminal and in MLflow."""
+        workers = "1 worker" if self.workers == 1 else f"{self.workers} workers"
+        return f"{self.label}, {workers}, seed {self.seed}"
+
     def identity(self, **facts: Any) -> str:
         """16 hex digits that stand for this trial under the given facts (code, data, hardware)."""
         return _hash(self, facts)

@@ -10,13 +10,7 @@ from rich.table import Table
 from reports.results import Results
 
 if TYPE_CHECKING:  # what a table of results need not wait for
-    from benchmarks.config import Trial
     from benchmarks.rerun import Rerun
-
-
-def _name(trial: "Trial") -> str:
-    workers = "1 worker" if trial.workers == 1 else f"{trial.workers} workers"
-    return f"{trial.label}, {workers}, seed {trial.seed}"
 
 
 class TerminalDisplay:
@@ -50,8 +44,8 @@ class TerminalDisplay:
     def note(self, text: str) -> None:
         self.console.print(text, highlight=False)
 
-    def trial(self, trial: "Trial", index: int, total: int) -> None:
-        title = f"[{index + 1}/{total}] {_name(trial)}"
+    def trial(self, title: str, index: int, total: int) -> None:
+        title = f"[{index + 1}/{total}] {title}"
         if self.console.is_terminal:
             self._task = self._progress.add_task(title, total=1, loss="")
         else:
@@ -62,11 +56,11 @@ class TerminalDisplay:
             shown = "" if loss is None else f"loss {loss:.4f}"
             self._progress.update(self._task, completed=step, total=steps, loss=shown)
 
-    def ended(self, trial: "Trial", outcome: str) -> None:
+    def ended(self, title: str, outcome: str) -> None:
         if self._task is not None:
             self._progress.remove_task(self._task)
             self._task = None
-        self.console.print(f"{_name(trial)}: {outcome}", highlight=False, markup=False)
+        self.console.print(f"{title}: {outcome}", highlight=False, markup=False)
 
 
 def comparison(rerun: "Rerun") -> Table:

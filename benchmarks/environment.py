@@ -46,6 +46,23 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
 
 
+def this_process() -> str:
+    """The name of this process: its host, its number and when it began, so that no other has it."""
+    me = psutil.Process()
+    return f"{os.uname().nodename}/{me.pid}/{me.create_time():.2f}"
+
+
+def is_gone(process: str) -> bool:
+    """Whether a process of that name has ended; of those on other hosts nothing is known."""
+    host, number, began = process.rsplit("/", 2)
+    if host != os.uname().nodename:
+        return False
+    try:
+        return f"{psutil.Process(int(number)).create_time():.2f}" != began
+    except psutil.NoSuchProcess:
+        return True
+
+
 def cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0))

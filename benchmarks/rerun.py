@@ -60,8 +60,9 @@ def rerun(client: MlflowClient, run_id: str, display: Display) -> Rerun:
     data = trial.workload.data.build()
     data.prepare_data()
     with machine(display), TemporaryDirectory() as folder:
-        display.trial(trial, 0, 1)
-        curve, results = follow(trial, Path(folder) / "ranks.log", display, lambda _: None)
+        display.trial(trial.title, 0, 1)
+        curve: list[dict[str, float]] = []
+        results = follow(trial, Path(folder) / "ranks.log", display, curve.append)
     recorded = client.get_run(run_id).data.metrics
     now = score(pd.DataFrame(curve), trial.workload.target.loss)
     figures = {name: (recorded.get(name), now.get(name)) for name in FIGURES}

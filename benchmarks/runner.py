@@ -3,19 +3,20 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
+import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 from mlflow.tracking import MlflowClient
+from numpy.typing import NDArray
 
 from benchmarks import ROOT
-from benchmarks.config import Benchmark, Trial
+from benchmarks.config import Benchmark, Trial, Workload
 from benchmarks.environment import facts, revision
 from benchmarks.tracking import BenchmarkRun
 from lightning_modules.backend.launch import RankFailed, Ranks
@@ -30,11 +31,11 @@ class Display(Protocol):
 
     def note(self, text: str) -> None: ...
 
-    def trial(self, trial: Trial, index: int, total: int) -> None: ...
+    def trial(self, title: str, index: int, total: int) -> None: ...
 
     def progress(self, step: int, steps: int, loss: float | None) -> None: ...
 
-    def ended(self, trial: Trial, outcome: str) -> None: ...
+    def ended(self, title: str, outcome: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,24 @@ def machine(display: Display) -> Iterator[None]:
         lock.release()
 
 
+def prepare(workload: Workload, display: Display) -> dict[str, Any]:
+    """Makes the data ready; returns what the records of all trials on it have in common.
+
+    `facts` are those of a trial's identity, `environment` and `data` what they were run on.
+    """
+    display.note(f"preparing the data of {workload.name}")
+    data = workload.data.build()
+    data.prepare_data()
+    data.setup("fit")
+    known = facts(data.fingerprint)
+    environment = {name: known[name] for name in ("versions", "hardware")}
+    return {
+        "facts": known,
+        "environment": {**environment, "revision": revision()},
+        "data": data.description,
+    }
+
+
 def run(benchmark: Benchmark, client: MlflowClient, display: Display) -> Outcome:
     """Runs what is missing of `benchmark`.
 
@@ -72,46 +91,75 @@ def run(benchmark: Benchmark, client: MlflowClient, display: Display) -> Outcome
         KeyboardInterrupt: after the trial at hand has been ended and recorded as KILLED.
     """
     planned = benchmark.trials()
-    display.note(f"preparing the data of {benchmark.workload.name}")
-    data = benchmark.workload.data.build()
-    data.prepare_data()
-    data.setup("fit")
-    known = facts(data.fingerprint)
-    environment = {name: known[name] for name in ("versions", "hardware")}
-    about = {
-        "environment": {**environment, "revision": revision()},
-        "data": data.description,
-    }
-    trials = {trial.identity(**known): trial for trial in planned}
+    about = prepare(benchmark.workload, display)
+    trials = {trial.identity(**about["facts"]): trial for trial in planned}
     with machine(display):
-        title = f"{benchmark.name}: {data.description['name']}"
-        parent = BenchmarkRun(client, benchmark.name, benchmark.identity(**known), title)
-        parent.describe(benchmark, trials, **about)
-        status = "FAILED"
-        try:
-            outcome = _run_missing(trials, {"facts": known, **about}, parent, display)
-            status = "FAILED" if outcome.failed else "FINISHED"
-        except KeyboardInterrupt:
-            status = "KILLED"
-            raise
-        finally:
-            parent.close(status)
+        identity = benchmark.identity(**about["facts"])
+        with BenchmarkRun(client, benchmark.name, identity, about) as parent:
+            parent.describe(benchmark, trials)
+            outcome = _run_missing(trials, parent, display)
+            parent.failed = outcome.failed > 0
     return outcome
 
 
-def _run_missing(
-    trials: dict[str, Trial], about: dict[str, Any], parent: BenchmarkRun, display: Display
-) -> Outcome:
-    missing = {i: trials[i] for i in trials if i not in parent.finished_trials()}
+def _run_missing(trials: dict[str, Trial], parent: BenchmarkRun, display: Display) -> Outcome:
+    finished = parent.finished_trials()
+    missing = {i: trial for i, trial in trials.items() if i not in finished}
     if found := len(trials) - len(missing):
         display.note(f"{found} of {len(trials)} trials are finished already")
     failed = 0
-    for index, (trial_id, trial) in enumerate(missing.items()):
-        display.trial(trial, index, len(missing))
-        run_id = parent.start(trial, trial_id, about["data"])
-        record = {"trial_id": trial_id, "trial": asdict(trial), **about}
-        failed += not _run_trial(trial, run_id, record, parent, display)
+    for index, trial in enumerate(missing.values()):
+        display.trial(trial.title, index, len(missing))
+        ended = run_trial(trial, parent, display)
+        display.ended(trial.title, ended.summary)
+        failed += ended.failure is not None
     return Outcome(found, len(missing), failed)
+
+
+class Stop(Exception):
+    """Ends a trial on purpose, raised by who watches its curve.
+
+    Args:
+        reason: why it is given up; None where it has given all that it was run for.
+    """
+
+    def __init__(self, reason: str | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a trial ended.
+
+    Attributes:
+        run_id: in MLflow.
+        curve: one dict an evaluation, as far as it came.
+        failure: why it did not finish; None where it did.
+        error: the name of the exception that a rank raised, if one did.
+        figures: of a trial that finished, as `reports.scoring` has them.
+        record: likewise, with the results of the ranks unless it was stopped.
+        predictions: likewise, by who serves them.
+    """
+
+    run_id: str
+    curve: list[dict[str, float]]
+    failure: str | None = None
+    error: str = ""
+    figures: dict[str, float] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
+    predictions: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+
+    @property
+    def summary(self) -> str:
+        """The outcome in a few words."""
+        if self.failure:
+            return f"FAILED: {self.failure}"
+        seconds = self.figures.get("time_to_target_s")
+        return (
+            f"loss {self.figures['final_loss']:.4f}, {self.figures['examples_per_s']:,.0f} examples/s, "
+            + ("target not reached" if seconds is None else f"target after {seconds:.1f} s")
+        )
 
 
 def _rank(trial: Trial, report: Any) -> dict[str, Any]:
@@ -121,46 +169,69 @@ def _rank(trial: Trial, report: Any) -> dict[str, Any]:
     return run_rank(trial, report)
 
 
-def _run_trial(
-    trial: Trial, run_id: str, record: dict[str, Any], parent: BenchmarkRun, display: Display
-) -> bool:
-    """Runs one trial, records how it ended, and returns whether it finished."""
+def run_trial(
+    trial: Trial,
+    parent: BenchmarkRun,
+    display: Display,
+    kind: str = "trial",
+    under: str | None = None,
+    watch: Callable[[dict[str, float]], None] = lambda _: None,
+) -> Ended:
+    """Runs one trial and records how it ended.
+
+    Args:
+        trial: what to run.
+        parent: the benchmark that it belongs to.
+        display: where progress is shown.
+        kind: of the trial's run in MLflow.
+        under: the run that it is nested in, the parent's unless given.
+        watch: called with each point of the curve; it may raise `Stop`.
+    """
+    trial_id = trial.identity(**parent.about["facts"])
+    run_id = parent.start(trial, trial_id, kind, under or parent.run_id)
+    record = {"trial_id": trial_id, "trial": asdict(trial), **parent.about}
+    curve: list[dict[str, float]] = []
+    results: dict[int, dict[str, Any]] = {}
+    started = time.time()
+
+    def on_point(point: dict[str, float]) -> None:
+        curve.append(point)
+        parent.point(run_id, started, point)
+        watch(point)
+
     with TemporaryDirectory() as folder:
         log = Path(folder) / "ranks.log"
         try:
-            record_point = partial(parent.point, run_id, time.time())
-            curve, results = follow(trial, log, display, record_point)
+            results = follow(trial, log, display, on_point)
         except RankFailed as error:
             output = log.read_text(errors="replace")[-LOG_LIMIT:] if log.exists() else ""
             parent.fail(run_id, str(error), details=f"{error.details}\n{output}".strip())
-            display.ended(trial, f"FAILED: {error}")
-            return False
+            return Ended(run_id, curve, str(error), error.error)
+        except Stop as stop:
+            if stop.reason:
+                parent.fail(run_id, stop.reason, "KILLED")
+                return Ended(run_id, curve, stop.reason)
         except BaseException as error:
             by_user = isinstance(error, KeyboardInterrupt)
             reason = "interrupted by the user" if by_user else f"{type(error).__name__}: {error}"
             parent.fail(run_id, reason, "KILLED")
-            display.ended(trial, reason)
             raise
     figures = score(pd.DataFrame(curve), trial.workload.target.loss)
-    figures["expected_bytes_per_worker"] = fmean(
-        result["expected_bytes_per_worker"] for result in results.values()
-    )
-    predictions = {rank: result.pop("predictions") for rank, result in results.items()}[0]
-    record["result"] = results[0] | {"ranks": [results[rank] for rank in sorted(results)]}
+    predictions = {}
+    if results:
+        figures["expected_bytes_per_worker"] = fmean(
+            result["expected_bytes_per_worker"] for result in results.values()
+        )
+        predictions = {rank: result.pop("predictions") for rank, result in results.items()}[0]
+        record["result"] = results[0] | {"ranks": [results[rank] for rank in sorted(results)]}
     parent.finish(run_id, figures, record, predictions)
-    seconds = figures.get("time_to_target_s")
-    display.ended(
-        trial,
-        f"loss {figures['final_loss']:.4f}, {figures['examples_per_s']:,.0f} examples/s, "
-        + ("target not reached" if seconds is None else f"target after {seconds:.1f} s"),
-    )
-    return True
+    return Ended(run_id, curve, None, "", figures, record, predictions)
 
 
 def follow(
     trial: Trial, log: Path, display: Display, on_point: Callable[[dict[str, float]], None]
-) -> tuple[list[dict[str, float]], dict[int, dict[str, Any]]]:
-    """Runs a trial's ranks to their end; returns the curve, and the result of each rank.
+) -> dict[int, dict[str, Any]]:
+    """Runs a trial's ranks to their end; returns the result of each rank.
 
     Args:
         trial: what to run.
@@ -172,16 +243,14 @@ def follow(
         RankFailed: a rank died, raised or hung.
     """
     steps = 0
-    curve: list[dict[str, float]] = []
     results: dict[int, dict[str, Any]] = {}
     with Ranks(trial.workers, _rank, trial, log=log) as ranks:
         for rank, kind, value in ranks.messages(HUNG_AFTER_S):
             if kind == "result":
                 results[rank] = value
             elif rank == 0 and kind == "point":
-                curve.append(value)
                 on_point(value)
             elif rank == 0:
                 steps = value.get("steps", steps)
                 display.progress(value["step"], steps, value.get("train_loss"))
-    return curve, results
+    return results

@@ -19,12 +19,14 @@ from mlflow.utils.mlflow_tags import (
 from numpy.typing import NDArray
 
 from benchmarks.config import Benchmark, Trial
+from benchmarks.environment import is_gone, this_process
 from reports.results import (
     BENCHMARK_FILE,
     BENCHMARK_ID,
     FAILURE,
     KIND,
     PREDICTIONS_FILE,
+    PROCESS,
     RECORD_FILE,
     TRIAL_ID,
     trial_runs,
@@ -35,18 +37,34 @@ PARAMETERS_A_REQUEST, VALUE_LIMIT, TAG_LIMIT = 100, 6000, 5000
 
 
 class BenchmarkRun:
-    """The parent run of one benchmark in MLflow; under it, a child for each trial."""
+    """The parent run of one benchmark in MLflow; under it, a child for each trial.
 
-    def __init__(self, client: MlflowClient, name: str, benchmark_id: str, title: str) -> None:
-        self.client, self.name = client, name
+    As a context manager, it closes the run with how the block ended.
+
+    Args:
+        client: of the store.
+        name: of the benchmark, and of the experiment.
+        benchmark_id: a run of that id is gone on with.
+        about: what the records of its trials have in common: `benchmarks.runner.prepare`.
+
+    Attributes:
+        failed: whether a trial failed; the block sets it.
+    """
+
+    def __init__(
+        self, client: MlflowClient, name: str, benchmark_id: str, about: dict[str, Any]
+    ) -> None:
+        self.client, self.name, self.about, self.failed = client, name, about, False
         self.experiment_id = self._experiment(name)
         self._abandon_stale()
+        title = f"{name}: {about['data']['name']}"
         tags = {KIND: "benchmark", BENCHMARK_ID: benchmark_id, MLFLOW_RUN_NAME: title}
         found = client.search_runs(
             [self.experiment_id], f"tags.`{BENCHMARK_ID}` = '{benchmark_id}'", max_results=1
         )
         if found:
             self.run_id = found[0].info.run_id
+            client.set_tag(self.run_id, PROCESS, this_process())
             client.update_run(self.run_id, status="RUNNING")
         else:
             self.run_id = self._create(tags)
@@ -64,30 +82,34 @@ class BenchmarkRun:
         return str(self.client.create_experiment(name, location, tags))
 
     def _abandon_stale(self) -> None:
-        """Closes the runs of a parent process that is gone: the caller holds the machine's lock."""
-        host = os.uname().nodename
-        for run in self.client.search_runs(
-            [self.experiment_id],
-            f"attributes.status = 'RUNNING' and tags.`paceline.host` = '{host}'",
-        ):
-            if run.data.tags[KIND] == "trial":
+        """Closes the runs of processes that are gone."""
+        for run in self.client.search_runs([self.experiment_id], "attributes.status = 'RUNNING'"):
+            if is_gone(run.data.tags[PROCESS]):
                 self.fail(run.info.run_id, "interrupted: the process that ran it is gone", "KILLED")
-            else:
-                self.client.set_terminated(run.info.run_id, "KILLED")
 
     def _create(self, tags: dict[str, str]) -> str:
         tags = tags | {
-            "paceline.host": os.uname().nodename,
+            PROCESS: this_process(),
             MLFLOW_USER: os.environ.get("USER", ""),
         }
         run = self.client.create_run(self.experiment_id, tags=tags)
         return str(run.info.run_id)
 
-    def describe(self, benchmark: Benchmark, trials: dict[str, Trial], **about: Any) -> None:
+    def __enter__(self) -> "BenchmarkRun":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
+        status = "FAILED" if error or self.failed else "FINISHED"
+        interrupted = isinstance(error, KeyboardInterrupt)
+        self.client.set_terminated(self.run_id, "KILLED" if interrupted else status)
+
+    def describe(self, benchmark: Benchmark, trials: dict[str, Trial], **more: Any) -> None:
         """Stores what is run, on what, and which trials belong to it."""
         task = benchmark.workload.task.cls
         content = {
-            "name": benchmark.name,
+            "name": self.name,
             "benchmark": asdict(benchmark),
             "trials": [
                 {"id": i, "algorithm": t.label, "workers": t.workers, "seed": t.seed}
@@ -96,7 +118,9 @@ class BenchmarkRun:
             "titles": {t.label: t.algorithm_class.title for t in trials.values()},
             "loss_name": task.loss_name,
             "metric_name": task.metric_name,
-            **about,
+            "environment": self.about["environment"],
+            "data": self.about["data"],
+            **more,
         }
         self.client.log_dict(self.run_id, content, BENCHMARK_FILE)
 
@@ -105,13 +129,14 @@ class BenchmarkRun:
         runs = trial_runs(self.client, self.name)
         return {trial_id for trial_id, run in runs.items() if run.info.status == "FINISHED"}
 
-    def start(self, trial: Trial, trial_id: str, data: dict[str, Any]) -> str:
-        """Opens the run of a trial and returns its id."""
+    def start(self, trial: Trial, trial_id: str, kind: str, under: str) -> str:
+        """Opens the run of a trial, nested in run `under`, and returns its id."""
+        data = self.about["data"]
         tags = {
-            KIND: "trial",
+            KIND: kind,
             TRIAL_ID: trial_id,
-            MLFLOW_PARENT_RUN_ID: self.run_id,
-            MLFLOW_RUN_NAME: f"{trial.label}, workers {trial.workers}, seed {trial.seed}",
+            MLFLOW_PARENT_RUN_ID: under,
+            MLFLOW_RUN_NAME: trial.title,
             MLFLOW_RUN_NOTE: _note(trial, data),
             "workload": trial.workload.name,
             "algorithm": trial.label,
@@ -161,9 +186,6 @@ class BenchmarkRun:
         if details:
             self.client.log_text(run_id, details, "failure.txt")
         self.client.set_terminated(run_id, status)
-
-    def close(self, status: str) -> None:
-        self.client.set_terminated(self.run_id, status)
 
 
 def _note(trial: Trial, data: dict[str, Any]) -> str:

@@ -17,8 +17,9 @@ from reports.link import DEFAULT, PRESETS, Link, modelled_seconds
 from reports.scoring import CURVE, oversubscribed
 
 # What a run of ours is called in MLflow. `KIND` is "benchmark" on the parent, "trial" on a child.
-KIND, BENCHMARK_ID, TRIAL_ID, FAILURE, RERUN = (
+KIND, PROCESS, BENCHMARK_ID, TRIAL_ID, FAILURE, RERUN = (
     "paceline.kind",
+    "paceline.process",
     "paceline.benchmark_id",
     "paceline.trial_id",
     "paceline.failure",

@@ -222,7 +222,7 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_ends_the_rest(checko
     assert err.endswith("interrupted; the same command goes on where this one stopped\n")
     assert not any(rank.is_running() for rank in ranks)
     assert len(checkout.trials("FINISHED")) == 1
-    assert checkout.trials("KILLED") == ["sync_sgd, workers 2, seed 0: interrupted by the user"]
+    assert checkout.trials("KILLED") == ["sync_sgd, 2 workers, seed 0: interrupted by the user"]
     done = checkout.run()
     assert done.returncode == 0
     assert "1 of 2 trials are finished already" in done.stdout
@@ -242,7 +242,7 @@ def test_a_killed_parent_loses_no_finished_trial_and_leaves_no_rank(checkout):
     assert done.returncode == 0
     assert "1 of 2 trials are finished already" in done.stdout
     assert checkout.trials("KILLED") == [
-        "sync_sgd, workers 2, seed 0: interrupted: the process that ran it is gone"
+        "sync_sgd, 2 workers, seed 0: interrupted: the process that ran it is gone"
     ]
     assert [row["status"] for row in checkout.rows()] == ["FINISHED", "FINISHED"]
 

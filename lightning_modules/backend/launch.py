@@ -32,14 +32,20 @@ class Failure:
     reason: str
     time: float
     details: str = ""
+    error: str = ""
 
 
 class RankFailed(RuntimeError):
-    """A rank died, raised or stopped answering; `details` holds the traceback where there is one."""
+    """A rank died, raised or stopped answering.
+
+    Attributes:
+        details: the traceback, where a rank raised.
+        error: the name of the exception, likewise.
+    """
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(f"rank {failure.rank} {failure.reason}")
-        self.details = failure.details
+        self.details, self.error = failure.details, failure.error
 
 
 def _follow_parent(connection: Connection) -> None:
@@ -74,8 +80,9 @@ def _rank_main(
     try:
         report("result", target(*arguments, report))
     except BaseException as error:
-        reason = f"raised {type(error).__name__}: {error}".splitlines()[0]
-        report("failure", Failure(rank, reason, time.time(), traceback.format_exc()))
+        name = type(error).__name__
+        reason = f"raised {name}: {error}".splitlines()[0]
+        report("failure", Failure(rank, reason, time.time(), traceback.format_exc(), name))
 
 
 def start_fork_server(*modules: str) -> None:
