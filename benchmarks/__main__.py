@@ -1,4 +1,4 @@
-"""The command line: `python -m benchmarks run|rerun|results|report|list|ui|doctor`."""
+"""The command line: `python -m benchmarks run|sweep|rerun|results|report|list|ui|dashboard|doctor`."""
 
 import argparse
 import logging
@@ -30,6 +30,15 @@ def parser() -> argparse.ArgumentParser:
     )
     verbs = root.add_subparsers(dest="verb", required=True, metavar="COMMAND")
 
+    studies = argparse.ArgumentParser(add_help=False)
+    studies.add_argument(
+        "--studies",
+        metavar="FILE|URI",
+        default=os.environ.get("PACELINE_STUDIES") or str(ROOT / "studies.journal"),
+        help="where Optuna keeps the studies: a file, or the address of a PostgreSQL database for sweeps"
+        " from several machines; default: PACELINE_STUDIES, else studies.journal in the checkout",
+    )
+
     run = verbs.add_parser(
         "run",
         allow_abbrev=False,
@@ -37,11 +46,38 @@ def parser() -> argparse.ArgumentParser:
         epilog="Any field of the YAML can be overridden, e.g. --scale.workers=[1,2]"
         " --workload.budget.examples=100000 --algorithms.sync_sgd.workers=[2].",
     )
-    run.add_argument("name", help="a benchmark of `list`, or a YAML file")
-    run.add_argument("--data", metavar="PATH", help="real data: a file or folder")
-    run.add_argument("--on-bad-rows", choices=["raise", "skip"], help="what a malformed row does")
-    run.add_argument("--report", metavar="PDF", help="where the report goes")
     run.set_defaults(command=commands.run)
+
+    sweep = verbs.add_parser(
+        "sweep",
+        allow_abbrev=False,
+        parents=[studies],
+        help="tune every algorithm at every scale alike, then retrain on fresh seeds and report",
+        epilog="The section `sweep` of the YAML says how, and can be overridden like any other, e.g."
+        " --sweep.trials=30 --sweep.algorithms=[sync_sgd,downpour] --sweep.workers=[1,2].",
+    )
+    sweep.add_argument(
+        "--heartbeat",
+        type=int,
+        default=30,
+        metavar="SECONDS",
+        help="between two signs of life of a trial in a database; after twice as many without one, it"
+        " is given out again",
+    )
+    sweep.add_argument(
+        "--share-machine",
+        action="store_true",
+        help="let other runs use this machine meanwhile; measured seconds are then worth nothing",
+    )
+    sweep.set_defaults(command=commands.sweep)
+
+    for verb in (run, sweep):
+        verb.add_argument("name", help="a benchmark of `list`, or a YAML file")
+        verb.add_argument("--data", metavar="PATH", help="real data: a file or folder")
+        verb.add_argument(
+            "--on-bad-rows", choices=["raise", "skip"], help="what a malformed row does"
+        )
+        verb.add_argument("--report", metavar="PDF", help="where the report goes")
 
     rerun = verbs.add_parser(
         "rerun", help="repeat a recorded trial and say what came out equal and what did not"
@@ -59,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--report", metavar="PDF", help="where it goes; reports/output/NAME.pdf")
     report.set_defaults(command=commands.report)
 
-    for verb in (run, results, report):
+    for verb in (run, sweep, results, report):
         verb.add_argument(
             "--link", choices=PRESETS, default=DEFAULT, help="over which times are modelled"
         )
@@ -71,6 +107,12 @@ def parser() -> argparse.ArgumentParser:
     ui.add_argument("--port", type=int, default=5000)
     ui.set_defaults(command=commands.ui)
 
+    dashboard = verbs.add_parser(
+        "dashboard", parents=[studies], help="open Optuna's page on this machine"
+    )
+    dashboard.add_argument("--port", type=int, default=8080)
+    dashboard.set_defaults(command=commands.dashboard)
+
     doctor = verbs.add_parser("doctor", help="check that trials can run on this machine")
     doctor.set_defaults(command=commands.doctor)
     return root
@@ -80,7 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0, 1 (something failed), 2 (a mistake), 130."""
     root = parser()
     options, overrides = root.parse_known_args(arguments)
-    if overrides and options.verb != "run":
+    if overrides and options.verb not in ("run", "sweep"):
         root.error(f"unknown option {overrides[0]}")
     options.overrides = overrides
     try:

@@ -27,26 +27,59 @@ def run(options: argparse.Namespace) -> int:
     start_fork_server("benchmarks.trial")  # imports there while this process imports here
 
     from benchmarks.config import load_benchmark
-    from benchmarks.display import TerminalDisplay, table
+    from benchmarks.display import TerminalDisplay
     from benchmarks.runner import run as run_benchmark
     from benchmarks.store import open_store
-    from reports.results import load
 
+    benchmark = load_benchmark(options.name, _overrides(options))
+    client = open_store(options.store)
+    with interruptible(), TerminalDisplay(console) as display:
+        failed = run_benchmark(benchmark, client, display).failed
+    _conclude(client, benchmark.name, options, failed)
+    return 1 if failed else 0
+
+
+def sweep(options: argparse.Namespace) -> int:
+    from lightning_modules.backend.launch import interruptible, start_fork_server
+
+    start_fork_server("benchmarks.trial")
+
+    from benchmarks.config import load_benchmark
+    from benchmarks.display import TerminalDisplay
+    from benchmarks.store import open_store
+    from benchmarks.studies import Studies
+    from benchmarks.sweep import sweep as sweep_benchmark
+
+    benchmark = load_benchmark(options.name, _overrides(options))
+    client = open_store(options.store)
+    studies = Studies(options.studies, options.heartbeat)
+    with interruptible(), TerminalDisplay(console) as display:
+        missing = sweep_benchmark(
+            benchmark, client, studies, options.link, display, options.share_machine
+        )
+    _conclude(client, f"{benchmark.name}-sweep", options, missing)
+    return 1 if missing else 0
+
+
+def _overrides(options: argparse.Namespace) -> list[str]:
     overrides = list(options.overrides)
     if options.data:
         overrides.append(f"--workload.data.path={options.data}")
     if options.on_bad_rows:
         overrides.append(f"--workload.data.on_bad_rows={options.on_bad_rows}")
-    benchmark = load_benchmark(options.name, overrides)
-    client = open_store(options.store)
-    with interruptible(), TerminalDisplay(console) as display:
-        outcome = run_benchmark(benchmark, client, display)
-    results = load(client, benchmark.name, options.link)
+    return overrides
+
+
+def _conclude(client: "MlflowClient", name: str, options: argparse.Namespace, failed: int) -> None:
+    """Shows what a run or a sweep has given and writes its report."""
+    from benchmarks.display import table
+    from reports.results import load
+
+    results = load(client, name, options.link)
     console.print(table(results))
     console.print(f"report: {_write_report(client, results, options.report)}", soft_wrap=True)
-    if outcome.failed:
-        console.print(f"failed trials: {outcome.failed}; the same command tries them again")
-    return 1 if outcome.failed else 0
+    if failed:
+        console.print(f"failed trials: {failed}; the same command tries them again")
 
 
 def rerun(options: argparse.Namespace) -> int:
@@ -130,6 +163,17 @@ def ui(options: argparse.Namespace) -> int:
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     print(f"MLflow: http://127.0.0.1:{options.port}  (Ctrl-C ends it)", flush=True)
     os.execve(sys.executable, server, environment)  # so that a signal ends the server itself
+
+
+def dashboard(options: argparse.Namespace) -> int:
+    from optuna_dashboard import run_server
+
+    from benchmarks.studies import Studies
+
+    storage = Studies(options.studies).storage
+    print(f"Optuna: http://127.0.0.1:{options.port}  (Ctrl-C ends it)", flush=True)
+    run_server(storage, host="127.0.0.1", port=options.port)
+    return 0
 
 
 def doctor(options: argparse.Namespace) -> int:

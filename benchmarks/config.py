@@ -4,7 +4,8 @@ import difflib
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,13 +22,20 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent
 
+Objective = Literal[
+    "time_to_target_s", "modelled_time_to_target_s", "bytes_to_target", "final_loss", "churn"
+]
+Sampler = Literal["tpe", "nsga2", "random"]
+Pruner = Literal["hyperband", "successive_halving", "none"]
+
 
 class ConfigError(ValueError):
     """A benchmark asks for something that does not exist or does not fit; the message says where."""
 
 
-def _hash(config: Any, facts: dict[str, Any]) -> str:
-    text = json.dumps([asdict(config), facts], sort_keys=True)
+def fingerprint(config: Any, facts: Mapping[str, Any]) -> str:
+    """16 hex digits that stand for a dataclass under the given facts."""
+    text = json.dumps([asdict(config), dict(facts)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -118,6 +126,47 @@ class Fault:
 
 
 @dataclass(frozen=True)
+class Sweep:
+    """How a benchmark is tuned: one study of the same budget for each algorithm at each scale.
+
+    Args:
+        algorithms: which of the benchmark's; all unless given.
+        workers: the scales; those of the benchmark unless given.
+        pool_workers: whether the number of workers is drawn like the rest, in one study an algorithm.
+        batch_sizes: sizes of `scale.batch_size` to draw from.
+        zero_stages: of `scale.zero_stage` likewise, where a replica has several ranks.
+        only: the dimensions of the search spaces to draw; all unless given.
+        trials: the budget of a study, the configuration of the YAML among them.
+        objectives: what is minimised; of several, a Pareto front is sought.
+        sampler: what draws the parameters.
+        pruner: what gives up a trial by its loss so far; for one objective.
+        tuning_seeds: each configuration is trained once on each of them.
+        seeds: on which the tuned configuration is retrained; only those trials are scored.
+    """
+
+    algorithms: list[str] | None = None
+    workers: list[int] | None = None
+    pool_workers: bool = False
+    batch_sizes: list[int] | None = None
+    zero_stages: list[int] | None = None
+    only: list[str] | None = None
+    trials: int = 12
+    objectives: list[Objective] = field(default_factory=lambda: ["time_to_target_s"])
+    sampler: Sampler = "tpe"
+    pruner: Pruner = "successive_halving"
+    tuning_seeds: list[int] = field(default_factory=lambda: [0])
+    seeds: list[int] = field(default_factory=lambda: [100, 101, 102])
+
+    def __post_init__(self) -> None:
+        if self.trials < 1 or not self.objectives or not self.tuning_seeds or not self.seeds:
+            raise ValueError("sweep: trials, objectives, tuning_seeds and seeds must not be empty")
+        if shared := sorted(set(self.tuning_seeds) & set(self.seeds)):
+            raise ValueError(f"sweep.seeds: {shared} are tuned on; retrains need fresh seeds")
+        if "churn" in self.objectives and len(self.tuning_seeds) < 2:
+            raise ValueError("sweep.tuning_seeds: churn needs two seeds to compare")
+
+
+@dataclass(frozen=True)
 class Workload:
     """Data, model, target and budget: what every algorithm is given alike."""
 
@@ -171,7 +220,7 @@ class Trial:
 
     def identity(self, **facts: Any) -> str:
         """16 hex digits that stand for this trial under the given facts (code, data, hardware)."""
-        return _hash(self, facts)
+        return fingerprint(self, facts)
 
     @classmethod
     def from_record(cls, fields: dict[str, Any]) -> "Trial":
@@ -204,10 +253,11 @@ class Benchmark:
     seeds: list[int]
     partition: Partition = field(default_factory=Partition)
     fault: Fault = field(default_factory=Fault)
+    sweep: Sweep = field(default_factory=Sweep)
 
     def identity(self, **facts: Any) -> str:
-        """16 hex digits that stand for this benchmark under the given facts."""
-        return _hash(self, facts)
+        """16 hex digits that stand for this benchmark under the given facts, however it is tuned."""
+        return fingerprint(replace(self, sweep=Sweep()), facts)
 
     def trials(self) -> list[Trial]:
         """All trials, seed by seed, so that an interrupted benchmark has whole comparisons.
@@ -217,13 +267,18 @@ class Benchmark:
                 that size cannot be divided among them.
         """
         return [
-            self._trial(label, workers, seed)
+            self.trial(label, workers, seed)
             for seed in self.seeds
             for label, entry in self.algorithms.items()
             for workers in entry["workers"] or self.scale.workers
         ]
 
-    def _trial(self, label: str, workers: int, seed: int) -> Trial:
+    def trial(self, label: str, workers: int, seed: int) -> Trial:
+        """The trial of one algorithm at one scale.
+
+        Raises:
+            ConfigError: as `trials`.
+        """
         entry = dict(self.algorithms[label])
         algorithm, partition = entry.pop("algorithm"), entry.pop("partition")
         del entry["workers"]
@@ -343,6 +398,7 @@ def _parser(path: Path, raw: dict[str, Any]) -> tuple[ArgumentParser, dict[str, 
     parser.add_argument("--seeds", type=list[int], default=[0])
     parser.add_class_arguments(Partition, "partition")
     parser.add_class_arguments(Fault, "fault")
+    parser.add_class_arguments(Sweep, "sweep")
     known = find_algorithms()
     for label, entry in (raw.get("algorithms") or {}).items():
         entry = raw["algorithms"][label] = dict(entry or {})
@@ -373,6 +429,7 @@ def _benchmark(path: Path, values: dict[str, Any], plugins: dict[str, str]) -> B
             entry["partition"] = entry["partition"] and Partition(**entry["partition"])
         partition = Partition(**values["partition"])
         fault = Fault(**values["fault"])
+        sweep = Sweep(**values["sweep"])
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
     benchmark = Benchmark(
@@ -389,6 +446,7 @@ def _benchmark(path: Path, values: dict[str, Any], plugins: dict[str, str]) -> B
         seeds=values["seeds"],
         partition=partition,
         fault=fault,
+        sweep=sweep,
     )
     _check_positive(path, benchmark)
     return benchmark

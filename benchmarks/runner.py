@@ -136,7 +136,7 @@ class Ended:
         run_id: in MLflow.
         curve: one dict an evaluation, as far as it came.
         failure: why it did not finish; None where it did.
-        error: the name of the exception that a rank raised, if one did.
+        error: the name of the exception that ended it, that of a rank or `Stop`.
         figures: of a trial that finished, as `reports.scoring` has them.
         record: likewise, with the results of the ranks unless it was stopped.
         predictions: likewise, by who serves them.
@@ -154,7 +154,7 @@ class Ended:
     def summary(self) -> str:
         """The outcome in a few words."""
         if self.failure:
-            return f"FAILED: {self.failure}"
+            return self.failure if self.error == "Stop" else f"FAILED: {self.failure}"
         seconds = self.figures.get("time_to_target_s")
         return (
             f"loss {self.figures['final_loss']:.4f}, {self.figures['examples_per_s']:,.0f} examples/s, "
@@ -210,7 +210,7 @@ def run_trial(
         except Stop as stop:
             if stop.reason:
                 parent.fail(run_id, stop.reason, "KILLED")
-                return Ended(run_id, curve, stop.reason)
+                return Ended(run_id, curve, stop.reason, "Stop")
         except BaseException as error:
             by_user = isinstance(error, KeyboardInterrupt)
             reason = "interrupted by the user" if by_user else f"{type(error).__name__}: {error}"

@@ -1,17 +1,23 @@
-"""Opens MLflow's store, and adds to a run that is there."""
+"""Opens MLflow's store, adds to a run that is there, and outlasts a restart of the database."""
 
+import time
 from pathlib import Path
+from typing import Any
 
+import sqlalchemy
 from filelock import FileLock
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from benchmarks import ROOT
 
+PATIENCE_S = 60.0  # for which a database that was there may be away
+_connected: set[str] = set()
+
 
 class StoreError(RuntimeError):
-    """MLflow's store cannot be opened."""
+    """A store cannot be opened."""
 
 
 def open_store(uri: str, create: bool = True) -> MlflowClient:
@@ -46,3 +52,28 @@ def attach(client: MlflowClient, run_id: str, paths: list[Path]) -> None:
     """Stores the report and its figures with the run that they were drawn from."""
     for path in paths:
         client.log_artifact(run_id, str(path), "report")
+
+
+@sqlalchemy.event.listens_for(sqlalchemy.Engine, "do_connect")
+def wait_for_database(dialect: Any, _: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
+    """Connects, for MLflow and Optuna alike; a server that was there before is waited for."""
+    deadline, where = time.monotonic() + PATIENCE_S, repr((arguments, options))
+    while True:
+        try:
+            connection = dialect.connect(*arguments, **options)
+        except dialect.loaded_dbapi.OperationalError:
+            if where not in _connected or time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+        else:
+            _connected.add(where)
+            return connection
+
+
+def is_connection_lost(error: BaseException | None) -> bool:
+    """Whether an error comes of a connection that the database has ended."""
+    while error is not None:
+        if isinstance(error, DBAPIError) and error.connection_invalidated:
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -28,7 +28,9 @@ from reports.results import (
     PREDICTIONS_FILE,
     PROCESS,
     RECORD_FILE,
+    STUDY,
     TRIAL_ID,
+    search,
     trial_runs,
 )
 from reports.scoring import CURVE
@@ -123,6 +125,14 @@ class BenchmarkRun:
             **more,
         }
         self.client.log_dict(self.run_id, content, BENCHMARK_FILE)
+
+    def nested(self, study: str, title: str) -> str:
+        """The run of a study, made where there is none; its trials are nested in it."""
+        found = search(self.client, self.name, paceline__study=study)
+        if found:
+            return str(found[0].info.run_id)
+        tags = {KIND: "study", STUDY: study, MLFLOW_RUN_NAME: title}
+        return self._create(tags | {MLFLOW_PARENT_RUN_ID: self.run_id})
 
     def finished_trials(self) -> set[str]:
         """The ids of the trials that have finished, under this benchmark or another of its name."""

@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from reports.link import DEFAULT, PRESETS, Link, modelled_seconds
 from reports.scoring import CURVE, oversubscribed
 
-# What a run of ours is called in MLflow. `KIND` is "benchmark" on the parent, "trial" on a child.
-KIND, PROCESS, BENCHMARK_ID, TRIAL_ID, FAILURE, RERUN = (
+# What a run of ours is called in MLflow. `KIND` is "benchmark" on the parent, "trial" on a child; of a
+# sweep, "study" is between them and "tuning" is a trial that is not scored.
+KIND, PROCESS, BENCHMARK_ID, STUDY, TRIAL_ID, FAILURE, RERUN = (
     "paceline.kind",
     "paceline.process",
     "paceline.benchmark_id",
+    "paceline.study",
     "paceline.trial_id",
     "paceline.failure",
     "paceline.rerun",
