@@ -42,7 +42,7 @@ def open_store(uri: str, create: bool = True) -> MlflowClient:
         with FileLock(lock):
             client = MlflowClient(uri)
             client.search_experiments(max_results=1)
-    except (MlflowException, SQLAlchemyError) as error:
+    except (MlflowException, ModuleNotFoundError, SQLAlchemyError) as error:
         reason = str(error).splitlines()[0]
         raise StoreError(f"MLflow cannot open the store {uri}: {reason}") from error
     return client

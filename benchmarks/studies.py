@@ -36,8 +36,9 @@ DUPLICATES_IN_A_ROW = 20  # after which a space counts as exhausted
 LOCK = 0x9ACE  # any number that no other program locks in the same database
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-# Of what we use, heartbeats and the groups of TPE.
+# Of what we use: the groups of TPE, and heartbeats, which `hand_out` and `Studies` see to.
 warnings.filterwarnings("ignore", category=ExperimentalWarning)
+warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed")
 
 _retry = RetryHeartbeatStaleTrialCallback(max_retry=5)
 

@@ -1,5 +1,6 @@
 """A small workload for the tests: a noisy linear rule, learnt by a tower or by logistic regression."""
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,10 +20,11 @@ from benchmarks.trial import run_rank, stream
 from datasets.batches import collate
 from datasets.partition import Partition
 from lightning_modules.backend.launch import Ranks
+from lightning_modules.backend.search import Dimension, Real
 from lightning_modules.backend.strategy import DeepSpeedBackend
 from lightning_modules.backend.task import Task
 
-FEATURES = 6
+FEATURES, VALIDATION_ROWS = 6, 50
 
 
 class Rows(NamedTuple):
@@ -67,6 +69,19 @@ class LinearRule(LightningDataModule):
         super().__init__()
         self.rows, self.pause_s = rows, pause_s
 
+    @property
+    def fingerprint(self) -> str:
+        return f"linear rule, {self.rows} rows"
+
+    @property
+    def description(self) -> dict[str, Any]:
+        return {
+            "name": "linear rule",
+            "synthetic": True,
+            "train_rows": self.rows,
+            "validation_rows": VALIDATION_ROWS,
+        }
+
     def training(self) -> RowsDataset:
         return RowsDataset(draw(self.rows, 1), self.pause_s)
 
@@ -74,7 +89,7 @@ class LinearRule(LightningDataModule):
         return DataLoader(self.training(), collate_fn=collate)
 
     def val_dataloader(self) -> DataLoader[Rows]:
-        return DataLoader(RowsDataset(draw(50, 2)), collate_fn=collate)
+        return DataLoader(RowsDataset(draw(VALIDATION_ROWS, 2)), collate_fn=collate)
 
 
 class Tower(Task):
@@ -91,6 +106,7 @@ class Tower(Task):
 
     loss_name = "log loss (nats)"
     metric_name = "accuracy"
+    search_space: ClassVar[dict[str, Dimension]] = {"lr": Real(0.01, 1.0, log=True)}
 
     def __init__(
         self,
@@ -129,6 +145,15 @@ class Tower(Task):
 
     def configure_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         return optimizer_of(self.optimizer, parameters, self.lr)
+
+
+class Explosive(Tower):
+    """A tower whose loss is no number at a learning rate above 1."""
+
+    search_space: ClassVar[dict[str, Dimension]] = {"lr": Real(0.01, 100.0, log=True)}
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return super().loss(logits, labels) * (math.nan if self.lr > 1 else 1)
 
 
 class Logistic(Tower):
