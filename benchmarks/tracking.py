@@ -18,6 +18,7 @@ from mlflow.utils.mlflow_tags import (
 )
 from numpy.typing import NDArray
 
+from benchmarks import ROOT
 from benchmarks.config import Benchmark, Trial
 from benchmarks.environment import is_gone, this_process
 from reports.results import (
@@ -75,10 +76,12 @@ class BenchmarkRun:
         found = self.client.get_experiment_by_name(name)
         if found is not None:
             return str(found.experiment_id)
-        # Artifacts lie beside a local store, wherever the command was started.
+        # Artifacts lie beside a local store, wherever the command was started; a tracking server has a
+        # place of its own for them.
         scheme, _, file = self.client.tracking_uri.partition(":///")
-        folder = Path(file).resolve().parent / "mlartifacts" / name
-        location = folder.as_uri() if scheme == "sqlite" else None
+        folder = (Path(file).resolve().parent if scheme == "sqlite" else ROOT) / "mlartifacts"
+        root = os.environ.get("PACELINE_ARTIFACTS") or folder.as_uri()
+        location = None if scheme.startswith("http") else f"{root}/{name}"
         # The page then opens on training runs, not on traces of language models.
         tags = {"mlflow.experimentKind": "custom_model_development"}
         return str(self.client.create_experiment(name, location, tags))
