@@ -188,7 +188,7 @@ def run_trial(
         watch: called with each point of the curve; it may raise `Stop`.
     """
     trial_id = trial.identity(**parent.about["facts"])
-    run_id = parent.start(trial, trial_id, kind, under or parent.run_id)
+    run_id = parent.start(trial, trial_id, kind, under)
     record = {"trial_id": trial_id, "trial": asdict(trial), **parent.about}
     curve: list[dict[str, float]] = []
     results: dict[int, dict[str, Any]] = {}

@@ -11,7 +11,7 @@ Parameters are drawn in this process alone, so the ranks of a trial cannot disag
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import optuna
@@ -115,6 +115,7 @@ class _Opened:
             "algorithm": self.plan.label,
             "workers": self.plan.workers,
             "space": {name: asdict(d) for name, d in self.plan.space().items()},
+            "yaml": self.plan.queue()[0],
             "trials": [_trial_record(trial) for trial in counted(self.study.get_trials())],
             "best": best and best.number,
             "front": [trial.number for trial in self.study.best_trials] if best else [],
@@ -311,7 +312,8 @@ class _Work:
             "left_out": left_out,
             "studies": [opened.record() for opened in all_opened],
         }
-        self.parent.describe(self.benchmark, scored, sweep=record)
+        shown = replace(self.benchmark, seeds=settings.seeds)
+        self.parent.describe(shown, scored, sweep=record)
         unfinished = set(scored) - self.parent.finished_trials()
         return len(unfinished) + nothing_found * len(settings.seeds)
 

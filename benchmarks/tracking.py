@@ -142,13 +142,15 @@ class BenchmarkRun:
         runs = trial_runs(self.client, self.name)
         return {trial_id for trial_id, run in runs.items() if run.info.status == "FINISHED"}
 
-    def start(self, trial: Trial, trial_id: str, kind: str, under: str) -> str:
-        """Opens the run of a trial, nested in run `under`, and returns its id."""
+    def start(
+        self, trial: Trial, trial_id: str, kind: str = "trial", under: str | None = None
+    ) -> str:
+        """Opens the run of a trial, nested in run `under` or the parent, and returns its id."""
         data = self.about["data"]
         tags = {
             KIND: kind,
             TRIAL_ID: trial_id,
-            MLFLOW_PARENT_RUN_ID: under,
+            MLFLOW_PARENT_RUN_ID: under or self.run_id,
             MLFLOW_RUN_NAME: trial.title,
             MLFLOW_RUN_NOTE: _note(trial, data),
             "workload": trial.workload.name,

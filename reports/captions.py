@@ -10,11 +10,12 @@ from reports.groups import (
     without_target,
 )
 from reports.results import Results
+from reports.tuning import CAPTIONS
 
 
 def captions(results: Results) -> dict[str, tuple[str, str]]:
     """The heading and the caption of each figure, by its name."""
-    told = {**_of_curves(results), **_of_scaling(results), **_of_exchanges(results)}
+    told = {**_of_curves(results), **_of_scaling(results), **_of_exchanges(results), **CAPTIONS}
     if results.benchmark["data"]["synthetic"]:
         told = {name: (head, f"{text} Synthetic data.") for name, (head, text) in told.items()}
     return told

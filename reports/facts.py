@@ -18,8 +18,7 @@ def facts(results: Results) -> list[list[str]]:
         "Budget": "{examples:,} examples or {epochs:g} epochs, whichever comes first;"
         " {evaluations} evaluations".format(**workload["budget"]),
         "Algorithms": "\n".join(
-            f"{name}{_settings(_hyper_parameters(config['algorithms'][label]))}"
-            f" on {_workers_of(results, label)}"
+            f"{name}{_tuned_or_set(results, label)} on {_workers_of(results, label)}"
             for label, name in names(results).items()
         ),
         "Scale": f"batch of {counted(scale['batch_size'], 'example')} "
@@ -45,6 +44,12 @@ def _plugin(plugin: dict[str, Any]) -> str:
 def _settings(values: dict[str, Any]) -> str:
     shown = ", ".join(f"{k} = {v}" for k, v in values.items() if v is not None)
     return f" ({shown})" if shown else ""
+
+
+def _tuned_or_set(results: Results, label: str) -> str:
+    if "sweep" in results.benchmark:
+        return ", tuned,"
+    return _settings(_hyper_parameters(results.benchmark["benchmark"]["algorithms"][label]))
 
 
 def _hyper_parameters(entry: dict[str, Any]) -> dict[str, Any]:

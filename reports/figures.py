@@ -6,7 +6,7 @@ from collections.abc import Callable
 import matplotlib.style
 from matplotlib.figure import Figure
 
-from reports import curves, exchanges, pareto, scaling
+from reports import curves, exchanges, pareto, scaling, tuning
 from reports.look import STYLE
 from reports.results import Results
 
@@ -23,6 +23,15 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
     "residuals": exchanges.residuals,
     "divergence": exchanges.divergence,
 }
+
+
+def figures_of(results: Results) -> dict[str, Callable[[Results], Figure]]:
+    """The figures that a report of these results has, those of a sweep last."""
+    if "sweep" not in results.benchmark:
+        return FIGURES
+    several = len(results.benchmark["sweep"]["settings"]["objectives"]) > 1
+    fronts = {"tuning_front": tuning.front} if several else {}
+    return {**FIGURES, "tuning_history": tuning.history, **fronts}
 
 
 def svg(draw: Callable[[Results], Figure], results: Results) -> bytes:

@@ -10,7 +10,7 @@ import typst
 from reports.answer import NONE, Format, answer, notes, summary
 from reports.captions import captions
 from reports.facts import facts
-from reports.figures import FIGURES, svg
+from reports.figures import figures_of, svg
 from reports.groups import NothingToDraw, names, si_bytes
 from reports.results import Results
 from reports.tables import tables
@@ -48,7 +48,7 @@ def write(results: Results, path: Path) -> list[Path]:
 def draw(results: Results) -> tuple[dict[str, bytes], dict[str, str]]:
     """The figures that can be drawn, as SVG by name, and why each of the others cannot."""
     figures, reasons = {}, {}
-    for name, function in FIGURES.items():
+    for name, function in figures_of(results).items():
         try:
             figures[name] = svg(function, results)
         except NothingToDraw as error:
@@ -72,7 +72,7 @@ def inputs(results: Results, figures: dict[str, bytes], reasons: dict[str, str])
                 "svg": figures[name].decode() if name in figures else None,
                 "lacking": reasons.get(name),
             }
-            for name in FIGURES
+            for name in figures_of(results)
         ],
         "tables": tables(results),
         "trials": _trials(results),
@@ -84,7 +84,8 @@ def inputs(results: Results, figures: dict[str, bytes], reasons: dict[str, str])
 
 def _title(results: Results) -> str:
     kind = " (synthetic data)" if results.benchmark["data"]["synthetic"] else ""
-    return f"Benchmark {results.benchmark['name']}{kind}"
+    what = "Sweep" if "sweep" in results.benchmark else "Benchmark"
+    return f"{what} {results.benchmark['benchmark']['name']}{kind}"
 
 
 def _trials(results: Results) -> dict[str, Any]:

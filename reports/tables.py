@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from reports import tuning
 from reports.claims import judge, read_claims
 from reports.groups import called, configurations, finished, reference
 from reports.results import Results
@@ -19,9 +20,10 @@ def tables(results: Results) -> list[Table]:
 
     A cell has its `text` and whether it is `strong`.
     """
-    drawn = [
-        table for table in (ratios(results), retrains(results), claims(results)) if table["rows"]
-    ]
+    told = [ratios(results), retrains(results), claims(results)]
+    if "sweep" in results.benchmark:
+        told = [tuning.studies(results), tuning.spaces(results), *told]
+    drawn = [table for table in told if table["rows"]]
     for table in drawn:
         table["rows"] = [[_cell(cell) for cell in row] for row in table["rows"]]
     return drawn

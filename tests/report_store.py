@@ -106,6 +106,7 @@ def fill(
     skipped: int | None = None,
     own: Callable[[Trial, dict[str, float]], dict[str, float]] = lambda _, point: point,
     ranks: Callable[[Trial], list[dict[str, Any]]] = lambda trial: [{}] * trial.workers,
+    **more: Any,
 ) -> Results:
     """Stores a benchmark.
 
@@ -118,14 +119,16 @@ def fill(
         skipped: trials on so many workers are never started.
         own: makes of each point of a curve what its algorithm reports.
         ranks: what each rank of a trial returns of its algorithm.
+        more: what else the parent run tells.
     """
     trials = {trial.identity(): trial for trial in plan.trials()}
-    run = BenchmarkRun(client, plan.name, plan.identity(), plan.name)
-    run.describe(plan, trials, data=data, environment=ENVIRONMENT)
+    about = {"data": data, "environment": ENVIRONMENT}
+    run = BenchmarkRun(client, plan.name, plan.identity(), about)
+    run.describe(plan, trials, **more)
     for trial_id, trial in trials.items():
         if trial.workers == skipped:
             continue
-        run_id = run.start(trial, trial_id, data)
+        run_id = run.start(trial, trial_id)
         curve = [own(trial, point) for point in points(trial, losses(trial))]
         for point in curve:
             run.point(run_id, 0.0, point)
@@ -139,7 +142,8 @@ def fill(
         result = {"device": "cpu", "replicas": 1, "weights_sha256": weights, "ranks": returned}
         record = {"trial": asdict(trial), "environment": ENVIRONMENT, "result": result}
         run.finish(run_id, scores, record, predictions(trial))
-    run.close("FINISHED")
+    with run:
+        pass
     return load(client, plan.name)
 
 
