@@ -129,11 +129,14 @@ def report(options: argparse.Namespace) -> int:
 def _write_report(client: "MlflowClient", results: "Results", path: str | None) -> Path:
     from benchmarks import ROOT
     from benchmarks.store import attach
-    from reports import pdf
+    from reports import figures, pdf, tuning
 
-    name = f"{results.benchmark['name']}.pdf"
-    file = Path(path) if path else ROOT / "reports" / "output" / name
+    pdf_name = f"{results.benchmark['name']}.pdf"
+    file = Path(path) if path else ROOT / "reports" / "output" / pdf_name
     attach(client, results.run_id, pdf.write(results, file))
+    for run_id, own in tuning.by_study(results).items():
+        for name, figure in pdf.draw(own, figures.OF_A_SWEEP)[0].items():
+            client.log_text(run_id, figure.decode(), f"report/{name}.svg")
     return file
 
 

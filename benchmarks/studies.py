@@ -159,8 +159,9 @@ def hand_out(
         waiting = any(trial.state == TrialState.WAITING for trial in trials)
         if not waiting and len(counted(trials)) >= budget:
             return None
-        # Seeded by its place in the study: the same draws whichever process asks.
-        seed = zlib.crc32(f"{study.study_name}/{len(trials)}".encode())
+        # Seeded by its place in the study, whatever code and machine: the same draws whoever asks.
+        title, _, _ = study.study_name.rpartition(" (")
+        seed = zlib.crc32(f"{title}/{len(trials)}".encode())
         study.sampler = make_sampler(sampler, budget, seed)
         trial = study.ask()
         trial.set_user_attr(PROCESS, this_process())
@@ -249,9 +250,9 @@ def make_pruner(name: Pruner, evaluations: int) -> optuna.pruners.BasePruner:
 
 
 def importance(study: Study) -> dict[str, float] | None:
-    """The share of each parameter in the spread of the first objective, by PED-ANOVA.
+    """The share of each parameter in what makes the first objective good, by PED-ANOVA.
 
-    Watanabe et al. (2023), "PED-ANOVA". None where too few trials differ.
+    Watanabe et al. (2023), "PED-ANOVA". None where there are too few trials or one parameter alone.
     """
     evaluator = optuna.importance.PedAnovaImportanceEvaluator()
     with warnings.catch_warnings(), suppress(ValueError, RuntimeError):
@@ -259,9 +260,10 @@ def importance(study: Study) -> dict[str, float] | None:
         warnings.filterwarnings("ignore", message=".*low `target` values.*")
         warnings.filterwarnings("error", message=".*too small.*")
         with suppress(UserWarning):
-            return optuna.importance.get_param_importances(
+            shares = optuna.importance.get_param_importances(
                 study, evaluator=evaluator, target=lambda trial: trial.values[0]
             )
+            return shares if len(shares) > 1 else None
     return None
 
 

@@ -23,15 +23,18 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
     "residuals": exchanges.residuals,
     "divergence": exchanges.divergence,
 }
+OF_A_SWEEP: dict[str, Callable[[Results], Figure]] = {
+    "tuning_history": tuning.history,
+    "tuning_importance": tuning.importance,
+    "tuning_front": tuning.front,
+}
 
 
 def figures_of(results: Results) -> dict[str, Callable[[Results], Figure]]:
     """The figures that a report of these results has, those of a sweep last."""
     if "sweep" not in results.benchmark:
         return FIGURES
-    several = len(results.benchmark["sweep"]["settings"]["objectives"]) > 1
-    fronts = {"tuning_front": tuning.front} if several else {}
-    return {**FIGURES, "tuning_history": tuning.history, **fronts}
+    return FIGURES | OF_A_SWEEP
 
 
 def svg(draw: Callable[[Results], Figure], results: Results) -> bytes:

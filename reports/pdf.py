@@ -1,11 +1,13 @@
 """The report of a benchmark as a PDF: a pure function of what MLflow holds of it."""
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import typst
+from matplotlib.figure import Figure
 
 from reports.answer import NONE, Format, answer, notes, summary
 from reports.captions import captions
@@ -45,10 +47,12 @@ def write(results: Results, path: Path) -> list[Path]:
     return [path, *(folder / f"{name}.svg" for name in figures)]
 
 
-def draw(results: Results) -> tuple[dict[str, bytes], dict[str, str]]:
+def draw(
+    results: Results, functions: Mapping[str, Callable[[Results], Figure]] | None = None
+) -> tuple[dict[str, bytes], dict[str, str]]:
     """The figures that can be drawn, as SVG by name, and why each of the others cannot."""
     figures, reasons = {}, {}
-    for name, function in figures_of(results).items():
+    for name, function in (functions or figures_of(results)).items():
         try:
             figures[name] = svg(function, results)
         except NothingToDraw as error:

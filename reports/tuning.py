@@ -1,5 +1,6 @@
 """How a sweep came to the configurations that it retrained: its studies as figures and tables."""
 
+from dataclasses import replace
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -91,8 +92,35 @@ def _draw_history(results: Results, study: Study, axes: Axes) -> None:
     if low > 0 and high > 8 * low:
         axes.set_yscale("log")
         readable_log_ticks(axes)
-    else:
-        axes.yaxis.set_major_formatter(FuncFormatter(short_number))
+    if _settings(results)["objectives"][0] == "bytes_to_target":
+        axes.yaxis.set_major_formatter(_ticks("bytes_to_target"))
+
+
+def _ticks(objective: str) -> FuncFormatter:
+    in_bytes = objective == "bytes_to_target"
+    return FuncFormatter((lambda value, _: si_bytes(value)) if in_bytes else short_number)
+
+
+def importance(results: Results) -> Figure:
+    """The share of each dimension in what makes a trial of each study good.
+
+    Raises:
+        NothingToDraw: no study had enough trials, or several dimensions, to tell.
+    """
+    studies = [study for study in _studies(results) if study["importance"]]
+    if not studies:
+        raise NothingToDraw("no study had enough trials to tell its dimensions apart")
+    most = max(len(study["importance"]) for study in studies)
+    height = 0.75 + 0.2 * most
+    figure, drawn = panels(results, "importance of what was tuned", len(studies), height)
+    for study, axes in zip(studies, drawn, strict=True):
+        shares = {name: 100 * share for name, share in study["importance"].items()}
+        axes.barh(list(shares), list(shares.values()), color=_look(results, study).colour)
+        axes.set_xlim(0, 100)
+        axes.set_ylim(most - 0.5, -0.5)
+        axes.set_title(_title(results, study))
+        axes.set_xlabel("importance (%)")
+    return figure
 
 
 def front(results: Results) -> Figure:
@@ -122,9 +150,9 @@ def front(results: Results) -> Figure:
         axes.set_title(_title(results, study))
         axes.set_xlabel(UNITS[objectives[0]])
         axes.set_ylabel(UNITS[objectives[1]] if i % PANELS_A_ROW == 0 else "")
-        for axis in (axes.xaxis, axes.yaxis):
+        for axis, objective in zip((axes.xaxis, axes.yaxis), objectives, strict=False):
             axis.set_major_locator(MaxNLocator(4))
-            axis.set_major_formatter(FuncFormatter(short_number))
+            axis.set_major_formatter(_ticks(objective))
     legend(
         figure,
         [
@@ -143,12 +171,28 @@ CAPTIONS = {
         " configuration of the benchmark's YAML. These trials chose the configuration and are not"
         " scored.",
     ),
+    "tuning_importance": (
+        "What mattered",
+        "The share of each dimension in what makes trials good, by PED-ANOVA on the first objective; of"
+        " few trials it is rough.",
+    ),
     "tuning_front": (
         "Pareto fronts",
         "The first two objectives of the trials that came to their end. Retrained is the one on the"
         " front with the smallest product of objectives.",
     ),
 }
+
+
+def by_study(results: Results) -> dict[str, Results]:
+    """The same results with one study of the sweep each, by the study's run in MLflow."""
+    benchmark, told = results.benchmark, results.benchmark.get("sweep", {"studies": []})
+    return {
+        study["run_id"]: replace(
+            results, benchmark=benchmark | {"sweep": told | {"studies": [study]}}
+        )
+        for study in told["studies"]
+    }
 
 
 def protocol(results: Results) -> str:
@@ -221,7 +265,6 @@ def spaces(results: Results) -> dict[str, Any]:
             if trial["number"] == study["best"]:
                 best = trial["drawn"]
         for i, (name, dimension) in enumerate(study["space"].items()):
-            share = (study["importance"] or {}).get(name)
             rows.append(
                 [
                     _title(results, study) if i == 0 else "",
@@ -229,16 +272,13 @@ def spaces(results: Results) -> dict[str, Any]:
                     _range(dimension),
                     _short(study["yaml"].get(name)),
                     _short(best.get(name)),
-                    NONE if share is None else f"{100 * share:.0f} %",
                 ]
             )
     return {
         "title": "Search spaces and what was chosen",
-        "note": "As the files of the task and of the algorithm state them. Importance: the share of each"
-        " dimension in what makes trials good, by PED-ANOVA; of few trials it is rough, and where there"
-        " are too few it is left out.",
-        "widths": [2.6, 1.6, 2.4, 1.0, 1.0, 1.2],
-        "header": ["study", "dimension", "drawn from", "YAML", "chosen", "importance"],
+        "note": "As the files of the task and of the algorithm state them.",
+        "widths": [2.6, 1.6, 2.4, 1.0, 1.0],
+        "header": ["study", "dimension", "drawn from", "YAML", "chosen"],
         "rows": rows,
     }
 

@@ -27,6 +27,7 @@ from lightning_modules import find_algorithms
 from lightning_modules.backend.search import Choice, Integer, Real
 from reports.link import PRESETS
 from reports.results import BENCHMARK_FILE, load, read_json, search
+from tests.workload import Bowl
 
 ROOT = Path(__file__).parent.parent
 BENCHMARK = """
@@ -479,3 +480,37 @@ def test_a_trial_that_diverges_is_given_up_and_the_rest_goes_on(tmp_path):
         assert trial.state == (TrialState.PRUNED if diverged else TrialState.COMPLETE)
         assert ("Diverged" in trial.user_attrs.get("reason", "")) == diverged
     assert {trial.state for trial in study.trials} == {TrialState.PRUNED, TrialState.COMPLETE}
+
+
+BOWL = """
+workload:
+  data: {class: "tests.workload:LinearRule", rows: 1000}
+  task: {class: "tests.workload:Bowl"}
+  target: {loss: 1.0e-6}
+  budget: {examples: 120, epochs: 1000, evaluations: 3}
+algorithms:
+  baseline: {workers: [1]}
+  sync_sgd:
+  downpour: {workers: [1]} # the staleness of several lowers the best rate
+  admm: {local_steps: 1}
+  model_averaging: {tau: 1}
+  codistillation:
+scale: {workers: [2], batch_size: 10}
+sweep: {only: [lr], objectives: [final_loss], pruner: none, seeds: [100]}
+"""
+
+
+@pytest.mark.timeout(600)
+def test_every_algorithm_finds_a_known_learning_rate_in_the_default_budget(tmp_path):
+    checkout = Checkout(tmp_path, text=BOWL)
+    process = checkout.start()
+    out, _ = process.communicate(timeout=590)
+    assert process.returncode == 0, out
+    studies = load(checkout.client, "small-sweep").benchmark["sweep"]["studies"]
+    assert len(studies) == 6
+    for study in studies:
+        trials = {trial["number"]: trial for trial in study["trials"]}
+        best, shipped = trials[study["best"]], trials[0]
+        assert len(trials) == 12
+        assert 0.5 <= best["drawn"]["lr"] * Bowl.CURVATURE <= 2, study["algorithm"]
+        assert best["values"] < shipped["values"], study["algorithm"]

@@ -13,6 +13,7 @@ from pytorch_lightning import Callback, LightningDataModule, Trainer
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader, Dataset
+from torchmetrics import MeanSquaredError
 from torchmetrics.classification import BinaryAccuracy
 
 from benchmarks.config import Budget, Plugin, Target, Trial, Workload
@@ -167,6 +168,47 @@ class Logistic(Tower):
     def __init__(self, features: int, lr: float = 0.1) -> None:
         super().__init__(features, lr=lr)
         self.tower = nn.Sequential(nn.Linear(features, 1, bias=False))
+
+
+class Bowl(Task):
+    """One number that every example pulls to 1, along a parabola of curvature `CURVATURE`.
+
+    Gradient descent is there after one step of 1 / CURVATURE, and diverges from twice that on.
+
+    Args:
+        features: of an example, which nothing looks at.
+        lr: the learning rate of plain SGD.
+    """
+
+    loss_name = "squared distance"
+    metric_name = "mean squared error"
+    CURVATURE = 4.0
+    search_space: ClassVar[dict[str, Dimension]] = {"lr": Real(1e-3, 10.0, log=True)}
+
+    def __init__(self, features: int, lr: float = 0.002) -> None:
+        super().__init__()
+        self.lr, self.place = lr, nn.Parameter(torch.zeros(1))
+
+    def forward(self, batch: Rows) -> Tensor:
+        return self.place.expand(len(batch.y))
+
+    def labels(self, batch: Rows) -> Tensor:
+        return torch.ones_like(batch.y)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return self.CURVATURE / 2 * (logits - labels).square().mean()
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return logits
+
+    def inverse(self, probabilities: Tensor) -> Tensor:
+        return probabilities
+
+    def metric(self) -> MeanSquaredError:
+        return MeanSquaredError()
+
+    def configure_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameters, lr=self.lr)
 
 
 def optimizer_of(name: str, parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
