@@ -23,6 +23,7 @@ from lightning_modules.backend.launch import RankFailed, Ranks
 from reports.scoring import score
 
 HUNG_AFTER_S = 600.0
+Watch = Callable[[dict[str, float]], None]
 LOG_LIMIT = 20_000  # characters of what the ranks printed, kept with a failure
 
 
@@ -175,7 +176,7 @@ def run_trial(
     display: Display,
     kind: str = "trial",
     under: str | None = None,
-    watch: Callable[[dict[str, float]], None] = lambda _: None,
+    watch: Watch | None = None,
 ) -> Ended:
     """Runs one trial and records how it ended.
 
@@ -197,7 +198,8 @@ def run_trial(
     def on_point(point: dict[str, float]) -> None:
         curve.append(point)
         parent.point(run_id, started, point)
-        watch(point)
+        if watch is not None:
+            watch(point)
 
     with TemporaryDirectory() as folder:
         log = Path(folder) / "ranks.log"
@@ -228,9 +230,7 @@ def run_trial(
     return Ended(run_id, curve, None, "", figures, record, predictions)
 
 
-def follow(
-    trial: Trial, log: Path, display: Display, on_point: Callable[[dict[str, float]], None]
-) -> dict[int, dict[str, Any]]:
+def follow(trial: Trial, log: Path, display: Display, on_point: Watch) -> dict[int, dict[str, Any]]:
     """Runs a trial's ranks to their end; returns the result of each rank.
 
     Args:

@@ -30,7 +30,7 @@ from benchmarks.objectives import (
     value,
 )
 from benchmarks.plan import Plan, identity, plans
-from benchmarks.runner import Display, Ended, Stop, machine, prepare, run_trial
+from benchmarks.runner import Display, Ended, Stop, Watch, machine, prepare, run_trial
 from benchmarks.store import is_connection_lost
 from benchmarks.studies import (
     REASON,
@@ -47,7 +47,6 @@ from reports.link import PRESETS
 
 DRAWN, RUN_IDS = "drawn", "run_ids"  # of a trial of a study: its parameters, its runs in MLflow
 POLL_S = 0.5
-Watch = Callable[[dict[str, float]], None]
 
 
 def sweep(
@@ -178,7 +177,7 @@ class _Work:
         settings, target = self.benchmark.sweep, self.benchmark.workload.target.loss
         ended: list[Ended] = []
         for seed in settings.tuning_seeds:
-            watch = _ignore if ended else self._watch(opened.study, trial)
+            watch = None if ended else self._watch(opened.study, trial)
             ended.append(self._train(opened, trial, drawn, seed, "tuning", watch))
             if reason := ended[-1].failure:
                 trial.set_user_attr(REASON, reason)
@@ -253,9 +252,7 @@ class _Work:
         watch: Watch | None = None,
     ) -> Ended:
         configured = opened.plan.trial(drawn, seed)
-        ended = run_trial(
-            configured, self.parent, self.display, kind, opened.run_id, watch or _ignore
-        )
+        ended = run_trial(configured, self.parent, self.display, kind, opened.run_id, watch)
         self.display.ended(configured.title, ended.summary)
         trial.set_user_attr(RUN_IDS, [*trial.user_attrs.get(RUN_IDS, []), ended.run_id])
         return ended
@@ -316,10 +313,6 @@ class _Work:
         self.parent.describe(shown, scored, sweep=record)
         unfinished = set(scored) - self.parent.finished_trials()
         return len(unfinished) + nothing_found * len(settings.seeds)
-
-
-def _ignore(_: dict[str, float]) -> None:
-    """Watches a trial and lets it run to its end."""
 
 
 def _short(value: Any) -> str:

@@ -4,9 +4,11 @@ import inspect
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -431,6 +433,29 @@ def test_the_same_command_again_runs_nothing_and_a_larger_budget_the_rest(swept)
     swept.sweep("--sweep.trials=5", "--sweep.algorithms=[sync_sgd]")
     assert len(swept.runs("tuning")) == before[0] + 1
     assert len(swept.runs("benchmark")) == 1
+
+
+def test_optuna_shows_the_studies_on_a_page_of_this_machine(swept):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "benchmarks", "dashboard", f"--port={port}"]
+    page = subprocess.Popen(
+        [*command, "--studies", swept.studies],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        read_until(page, "Listening on")
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/studies", timeout=60) as answer:
+            shown = {study["study_name"] for study in json.load(answer)["study_summaries"]}
+    finally:
+        page.terminate()
+        page.communicate(timeout=30)
+    assert shown == set(swept.opened())
 
 
 def test_a_killed_sweep_goes_on_with_its_trial(tmp_path):
