@@ -1,6 +1,8 @@
 """The tables behind the figures: ratios with intervals, retrains, claims."""
 
 import itertools
+import math
+from collections.abc import Callable
 from statistics import fmean
 from typing import Any
 
@@ -8,11 +10,13 @@ import pandas as pd
 
 from reports import tuning
 from reports.claims import judge, read_claims
-from reports.groups import called, configurations, finished, reference
+from reports.groups import called, configurations, finished, names, reference, timing
+from reports.laws import FEWEST, amdahl, fit, universal
 from reports.results import Results
 from reports.statistics import Ratio, churn, disagreement, ratio
 
 Table = dict[str, Any]
+LAWS = (amdahl, universal)
 
 
 def tables(results: Results) -> list[Table]:
@@ -20,7 +24,7 @@ def tables(results: Results) -> list[Table]:
 
     A cell has its `text` and whether it is `strong`.
     """
-    told = [ratios(results), retrains(results), claims(results)]
+    told = [ratios(results), scaling(results), retrains(results), claims(results)]
     if "sweep" in results.benchmark:
         told = [tuning.studies(results), tuning.spaces(results), *told]
     drawn = [table for table in told if table["rows"]]
@@ -72,6 +76,54 @@ def _ratio(own: pd.DataFrame, base: pd.DataFrame, column: str) -> dict[str, Any]
     paired = set(of.index) == set(against.index)
     found: Ratio = ratio(of.sort_index().tolist(), against.sort_index().tolist(), paired)
     return {"text": str(found), "strong": found.differs}
+
+
+def scaling(results: Results) -> Table:
+    """What more workers bring each algorithm, and the laws fitted to it."""
+    times, trials = timing(results), finished(results)
+    counts = sorted(int(n) for n in trials["workers"].unique())
+    base = trials[trials["algorithm"] == "baseline"]
+    rows = []
+    for label in trials["algorithm"].unique():
+        own = trials[trials["algorithm"] == label]
+        if own["workers"].max() == 1:
+            continue
+        if not (own["workers"] == 1).any():
+            own = pd.concat([base, own])
+        alone = own.loc[own["workers"] == 1, times.rate].mean()
+        speedups = own[times.rate] / alone
+        efficiencies = (speedups / own["workers"]).groupby(own["workers"]).mean()
+        cells = [f"{efficiencies[n]:.2f}" if n in efficiencies else "–" for n in counts if n > 1]
+        laws = [_law(law, own["workers"].tolist(), speedups.tolist()) for law in LAWS]
+        rows.append([names(results)[label], *cells, *laws])
+    kind = results.benchmark["benchmark"]["scale"]["scaling"]
+    what = "a batch of its own" if kind == "weak" else "a part of one batch"
+    more = [f"efficiency on {n}" for n in counts if n > 1]
+    return {
+        "title": f"Scaling ({kind})",
+        "note": f"Each worker takes {what} at every step. Efficiency: examples/s ({times.how}) over as"
+        " many times those of the same algorithm on one worker, or of the baseline where it has none."
+        " Laws are fitted to all seeds, in relative terms; in brackets the largest deviation of a point."
+        " Amdahl: the share of the work that is not shared out. Universal Scalability Law: contention,"
+        " coherency and, where that follows, the number of workers beyond which more are slower. =: as"
+        " many parameters as numbers of workers beyond one, so that the law could not have missed.",
+        "widths": [2.4, *([1.2] * len(more)), 2.2, 3.6],
+        "header": ["algorithm", *more, "Amdahl", "Universal Scalability Law"],
+        "rows": rows,
+    }
+
+
+def _law(law: Callable[..., Any], workers: list[float], speedups: list[float]) -> str:
+    if any(math.isnan(speedup) for speedup in speedups) or 1 not in workers:
+        return "no single worker"
+    found = fit(law, workers, speedups)
+    if found is None:
+        return f"fewer than {FEWEST} points"
+    shown = ", ".join(f"{parameter:.3g}" for parameter in found.parameters)
+    if law is universal and found.parameters[1] > 0:
+        contention, coherency = found.parameters
+        shown += f"; most on {math.sqrt((1 - contention) / coherency):.1f}"
+    return f"{shown} ({found.deviation:.1%})" if found.determined else f"{shown} (=)"
 
 
 def retrains(results: Results) -> Table:
