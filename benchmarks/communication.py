@@ -101,7 +101,7 @@ def measure(trial: Trial, display: TerminalDisplay) -> dict[str, Any]:
     data.prepare_data()
     before = loopback_bytes()
     with TemporaryDirectory() as folder:
-        _, results = follow(trial, Path(folder) / "ranks.log", display, lambda _: None)
+        results = follow(trial, Path(folder) / "ranks.log", display, lambda _: None)
     kernel = loopback_bytes() - before
     rows = [row for result in results.values() for row in result["ledger"]]
     sent = sum(row["wire_bytes"] for row in rows if row["phase"] in TRAINING)

@@ -27,7 +27,8 @@ from scipy.stats import bootstrap
 
 from benchmarks.commands import console
 from benchmarks.config import Benchmark, Trial, load_benchmark
-from benchmarks.environment import facts
+from benchmarks.display import TerminalDisplay
+from benchmarks.runner import Display, prepare
 from benchmarks.store import open_store
 from benchmarks.tracking import BenchmarkRun
 from lightning_modules.backend.launch import Ranks, start_fork_server
@@ -152,10 +153,10 @@ def timed_rank(
     return marks, result
 
 
-def phases(trial: Trial, parent: BenchmarkRun, known: dict[str, Any]) -> dict[str, float]:
+def phases(trial: Trial, parent: BenchmarkRun) -> dict[str, float]:
     """Runs a trial and records it as the runner does; seconds by what they were spent on."""
     marks = [("", time.monotonic())]
-    run_id = parent.start(trial, "overhead", known["data"])
+    run_id = parent.start(trial, "overhead", "trial", parent.run_id)
     marks.append(("run opened in MLflow", time.monotonic()))
     curve, results = [], {}
     with Ranks(trial.workers, timed_rank, trial) as ranks:
@@ -168,7 +169,7 @@ def phases(trial: Trial, parent: BenchmarkRun, known: dict[str, Any]) -> dict[st
     ended = time.monotonic()
     figures = score(pd.DataFrame(curve), trial.workload.target.loss)
     predictions = {r: result.pop("predictions") for r, (_, result) in results.items()}[0]
-    record = {"trial": asdict(trial), **known, "result": [r for _, r in results.values()]}
+    record = {"trial": asdict(trial), **parent.about, "result": [r for _, r in results.values()]}
     parent.finish(run_id, figures, record, predictions)
     marks += [*results[0][0], ("processes ended", ended), ("run recorded", time.monotonic())]
     spent: Counter[str] = Counter()
@@ -177,23 +178,16 @@ def phases(trial: Trial, parent: BenchmarkRun, known: dict[str, Any]) -> dict[st
     return dict(spent)
 
 
-def trials(repeats: int) -> Iterator[tuple[str, int, list[dict[str, float]]]]:
-    """Phases of repeated trials of each configuration, the first of all left out."""
+def trials(repeats: int, display: Display) -> Iterator[tuple[str, int, list[dict[str, float]]]]:
+    """Phases of repeated trials of each configuration, but for the first, which waits for imports."""
     with TemporaryDirectory() as folder:
         client = open_store(f"sqlite:///{Path(folder) / 'mlflow.db'}")
         for label, workers in CONFIGURATIONS:
             benchmark = plan(label, workers, steps=100, evaluations=2)
-            data = benchmark.workload.data.build()
-            data.prepare_data()
-            data.setup("fit")
-            parent = BenchmarkRun(client, "overhead", benchmark.identity(), "overhead")
-            known = {"facts": facts(data.fingerprint), "data": data.description}
+            about = prepare(benchmark.workload, display)
+            parent = BenchmarkRun(client, "overhead", benchmark.identity(), about)
             (trial,) = benchmark.trials()
-            yield (
-                label,
-                workers,
-                [phases(trial, parent, known) for _ in range(repeats + 1)][1:],
-            )
+            yield label, workers, [phases(trial, parent) for _ in range(repeats + 1)][1:]
 
 
 def main() -> None:
@@ -204,7 +198,9 @@ def main() -> None:
     # With this module, which would else be imported in every rank, to find the functions above.
     start_fork_server("benchmarks.trial", "benchmarks.overhead")
     grid = Table(title=f"Trials: seconds, median of {chosen.repeats} (least to greatest)")
-    columns = {f"{label}, {n}": runs for label, n, runs in trials(chosen.repeats)}
+    columns = {
+        f"{label}, {n}": runs for label, n, runs in trials(chosen.repeats, TerminalDisplay(console))
+    }
     for column in ("", *columns):
         grid.add_column(column, justify="right" if column else "left")
     beside = {"training", "evaluation"}

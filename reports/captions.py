@@ -16,7 +16,13 @@ from reports.tuning import CAPTIONS
 
 def captions(results: Results) -> dict[str, tuple[str, str]]:
     """The heading and the caption of each figure, by its name."""
-    told = {**_of_curves(results), **_of_scaling(results), **_of_exchanges(results), **CAPTIONS}
+    told = {
+        **_of_curves(results),
+        **_of_scaling(results),
+        **_of_exchanges(results),
+        **_of_retrains(results),
+        **CAPTIONS,
+    }
     if results.benchmark["data"]["synthetic"]:
         told = {name: (head, f"{text} Synthetic data.") for name, (head, text) in told.items()}
     return told
@@ -118,6 +124,18 @@ def _of_exchanges(results: Results) -> dict[str, tuple[str, str]]:
             "Model averaging: divergence",
             "Distance of a replica from the average of all at each evaluation, relative to the norm of"
             f" the average and the mean over replicas, on a logarithmic axis.{seeds}",
+        ),
+    }
+
+
+def _of_retrains(results: Results) -> dict[str, tuple[str, str]]:
+    return {
+        "churn_matrix": (
+            "Churn",
+            "Mean absolute difference of predicted probabilities on the first validation rows, in"
+            " thousandths: on the diagonal (bold) between retrains that differ in their seed alone,"
+            " elsewhere between trials of two configurations with different seeds. Means over all such"
+            " pairs; of replicas that stay apart, the first.",
         ),
     }
 

@@ -13,10 +13,12 @@ from reports.claims import judge, read_claims
 from reports.groups import called, configurations, finished, names, reference, timing
 from reports.laws import FEWEST, amdahl, fit, universal
 from reports.results import Results
+from reports.retrains import reproducibility, served
 from reports.statistics import Ratio, churn, disagreement, ratio
 
 Table = dict[str, Any]
 LAWS = (amdahl, universal)
+NEGLIGIBLE = 1e-4  # a parameter of a law
 
 
 def tables(results: Results) -> list[Table]:
@@ -24,7 +26,13 @@ def tables(results: Results) -> list[Table]:
 
     A cell has its `text` and whether it is `strong`.
     """
-    told = [ratios(results), scaling(results), retrains(results), claims(results)]
+    told = [
+        ratios(results),
+        scaling(results),
+        retrains(results),
+        sameness(results),
+        claims(results),
+    ]
     if "sweep" in results.benchmark:
         told = [tuning.studies(results), tuning.spaces(results), *told]
     drawn = [table for table in told if table["rows"]]
@@ -119,8 +127,8 @@ def _law(law: Callable[..., Any], workers: list[float], speedups: list[float]) -
     found = fit(law, workers, speedups)
     if found is None:
         return f"fewer than {FEWEST} points"
-    shown = ", ".join(f"{parameter:.3g}" for parameter in found.parameters)
-    if law is universal and found.parameters[1] > 0:
+    shown = ", ".join(f"{p:.3g}" if p > NEGLIGIBLE else "0" for p in found.parameters)
+    if law is universal and found.parameters[1] > NEGLIGIBLE:
         contention, coherency = found.parameters
         shown += f"; most on {math.sqrt((1 - contention) / coherency):.1f}"
     return f"{shown} ({found.deviation:.1%})" if found.determined else f"{shown} (=)"
@@ -132,12 +140,7 @@ def retrains(results: Results) -> Table:
     for algorithm, workers, own in configurations(finished(results)):
         cells = []
         for server in ("model", "ensemble"):
-            served = [
-                results.predictions[run_id][server]
-                for run_id in own["run_id"]
-                if server in results.predictions.get(run_id, {})
-            ]
-            pairs = list(itertools.combinations(served, 2))
+            pairs = list(itertools.combinations(served(results, own, server).values(), 2))
             for measure in (churn, disagreement):
                 cells.append(f"{fmean(measure(*p) for p in pairs):.4f}" if pairs else "–")
         if cells[0] != "–":
@@ -161,6 +164,17 @@ def retrains(results: Results) -> Table:
             "its disagreement",
         ],
         "rows": rows,
+    }
+
+
+def sameness(results: Results) -> Table:
+    """Reproducibility of three kinds."""
+    return {
+        "title": "Reproducibility",
+        "note": "Of the trials of this benchmark that finished. Equal weights are equal SHA-256 hashes.",
+        "widths": [2.2, 5.0],
+        "header": ["kind", "found"],
+        "rows": [] if finished(results).empty else reproducibility(results),
     }
 
 

@@ -18,6 +18,7 @@ MARKUP = "#let $x$ *b* _i_ @ref [c] <d> \\ // `e`"
 LONG = "/".join(["directory"] * 12)
 SYNTHETIC = {
     "name": "click log",
+    "fingerprint": 16 * "0123",
     "synthetic": True,
     "train_rows": 1000,
     "validation_rows": 100,
@@ -28,6 +29,7 @@ SYNTHETIC = {
 }
 REAL = {
     "name": f"{MARKUP}.tsv",
+    "fingerprint": 16 * "4567",
     "synthetic": False,
     "train_rows": 1000,
     "validation_rows": 100,
