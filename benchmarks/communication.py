@@ -222,7 +222,7 @@ def main() -> None:
     with TerminalDisplay(Console(stderr=True)) as display:
         found = []
         for i, trial in enumerate(planned):
-            display.trial(trial, i, len(planned))
+            display.trial(trial.title, i, len(planned))
             found.append(measure(trial, display))
     rows = pd.DataFrame(found)
     titles = {trial.label: trial.algorithm_class.title for trial in planned}
