@@ -87,7 +87,7 @@ def reproducibility(results: Results) -> list[list[str]]:
             "bitwise: a trial run again from its record",
             f"{equal} of {len(again)} gave the same weights bit by bit"
             if len(again)
-            else "none was run again; `rerun RUN_ID` does it",
+            else "none was run again, which the command rerun does",
         ],
         [
             "bitwise: trials with equal weights",

@@ -111,10 +111,11 @@ def scaling(results: Results) -> Table:
         "title": f"Scaling ({kind})",
         "note": f"Each worker takes {what} at every step. Efficiency: examples/s ({times.how}) over as"
         " many times those of the same algorithm on one worker, or of the baseline where it has none."
-        " Laws are fitted to all seeds, in relative terms; in brackets the largest deviation of a point."
-        " Amdahl: the share of the work that is not shared out. Universal Scalability Law: contention,"
-        " coherency and, where that follows, the number of workers beyond which more are slower. =: as"
-        " many parameters as numbers of workers beyond one, so that the law could not have missed.",
+        " Laws are fitted to all seeds, in relative terms, with parameters of at least 0; in brackets the"
+        " largest deviation of a point. Amdahl: the share of the work that is not shared out. Universal"
+        " Scalability Law: contention, coherency and, where that follows, the number of workers beyond"
+        " which more are slower. =: as many parameters as numbers of workers beyond one, so that it could"
+        " hardly have missed.",
         "widths": [2.4, *([1.2] * len(more)), 2.2, 3.6],
         "header": ["algorithm", *more, "Amdahl", "Universal Scalability Law"],
         "rows": rows,
@@ -131,7 +132,7 @@ def _law(law: Callable[..., Any], workers: list[float], speedups: list[float]) -
     if law is universal and found.parameters[1] > NEGLIGIBLE:
         contention, coherency = found.parameters
         shown += f"; most on {math.sqrt((1 - contention) / coherency):.1f}"
-    return f"{shown} ({found.deviation:.1%})" if found.determined else f"{shown} (=)"
+    return f"{shown} ({found.deviation:.1%}{'' if found.determined else ', ='})"
 
 
 def retrains(results: Results) -> Table:

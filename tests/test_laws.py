@@ -80,5 +80,5 @@ def test_the_report_has_efficiencies_and_laws_of_each_algorithm(tmp_path: Path) 
     assert sync[:3] == ["synchronous SGD", "0.75", "0.30"]
     assert sync[3].endswith("%)")
     assert "most on 2." in sync[4]
-    assert sync[4].endswith("(=)")
+    assert sync[4].endswith(", =)")
     assert admm == ["consensus ADMM", "0.75", "–", "fewer than 3 points", "fewer than 3 points"]
