@@ -89,8 +89,7 @@ class Meter(Callback):
         # An epoch of Lightning's is what lies between two evaluations.
         self.backend.release_gathered()
         self.backend.barrier()
-        # Kept and not added up: a sum costs a step more than all the rest of this.
-        self.losses = [torch.zeros((), device=self.backend.root_device)]
+        self.loss_sum = torch.zeros((), device=self.backend.root_device)
         self.steps = 0
         self.ledger.phase = "train"
         self.clock.enter("data")
@@ -101,7 +100,7 @@ class Meter(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, algorithm: LightningModule, outputs: Any, *_: Any
     ) -> None:
-        self.losses.append(outputs["task_loss"])
+        self.loss_sum += outputs["task_loss"]
         self.steps += 1
         if time.monotonic() - self.reported > 0.25:
             self.reported = time.monotonic()
@@ -123,7 +122,7 @@ class Meter(Callback):
         figures = cast(Algorithm, algorithm).figures()
         loss, steps, all_steps, *sums = self._over_ranks(
             torch.distributed.ReduceOp.SUM,
-            torch.stack(self.losses).sum().item(),
+            self.loss_sum.item(),
             self.steps,
             trainer.global_step,
             wire,
