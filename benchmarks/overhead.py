@@ -156,7 +156,7 @@ def timed_rank(
 def phases(trial: Trial, parent: BenchmarkRun) -> dict[str, float]:
     """Runs a trial and records it as the runner does; seconds by what they were spent on."""
     marks = [("", time.monotonic())]
-    run_id = parent.start(trial, "overhead", "trial", parent.run_id)
+    run_id = parent.start(trial, "overhead")
     marks.append(("run opened in MLflow", time.monotonic()))
     curve, results = [], {}
     with Ranks(trial.workers, timed_rank, trial) as ranks:

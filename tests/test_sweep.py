@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
@@ -449,13 +450,23 @@ def test_optuna_shows_the_studies_on_a_page_of_this_machine(swept):
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
     )
     try:
-        read_until(page, "Listening on")
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/studies", timeout=60) as answer:
-            shown = {study["study_name"] for study in json.load(answer)["study_summaries"]}
+        answer = answer_of(page, f"http://127.0.0.1:{port}/api/studies")
     finally:
         page.terminate()
         page.communicate(timeout=30)
+    shown = {study["study_name"] for study in json.loads(answer)["study_summaries"]}
     assert shown == set(swept.opened())
+
+
+def answer_of(server: "subprocess.Popen[str]", address: str) -> str:
+    """What a page holds, once its server listens: it says that it does before it does."""
+    while server.poll() is None:
+        try:
+            with urllib.request.urlopen(address, timeout=60) as answer:
+                return answer.read().decode()
+        except urllib.error.URLError:
+            time.sleep(0.2)
+    raise AssertionError(f"the server ended: {server.stdout.read()}")
 
 
 def test_a_killed_sweep_goes_on_with_its_trial(tmp_path):
