@@ -1,16 +1,17 @@
 """Measures exchanges between ranks on this machine and checks the cost model of a link against them.
 
-    python -m benchmarks.exchanges [--workers 2] [--repeats 40]
+    python -m benchmarks.exchanges [--workers 2] [--rounds 100]
 
-For each operation: latency and bandwidth of Hockney's model, fitted to the median times of messages of
-1 kB, 4 kB ... 16 MB, and the error of its prediction for 2 kB, 8 kB ... 8 MB, which it was not fitted to.
-Beyond the size at which messages no longer fit a core's cache the bandwidth is another; where that is,
-is fitted as well.
+For each operation: latency and bandwidth of Hockney's model, fitted to messages of 1 kB, 4 kB ... 16 MB,
+and the error of its prediction for 2 kB, 8 kB ... 8 MB, which it was not fitted to. In every round each
+operation has each size once, in an order drawn anew, so that what else the machine does meets all alike.
+Fitted and predicted are lower deciles, the times of exchanges that were not held up, and medians.
 """
 
 import argparse
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,32 +19,40 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from scipy.optimize import nnls
 
 from lightning_modules.backend.launch import Ranks, start_fork_server
+from reports.link import Link
 
 SIZES = [2**exponent for exponent in range(10, 25)]  # bytes
-Times = dict[int, float]
+OPERATIONS = ("send", "broadcast", "all_gather", "all_reduce")
+WARM_UP = 2  # rounds
+Times = dict[int, list[float]]
 
 
-def measure(repeats: int, report: Callable[[str, Any], None]) -> dict[str, Times]:
-    """A rank: median seconds by operation and by bytes of the tensor it is given."""
+def measure(rounds: int, report: Callable[[str, Any], None]) -> dict[str, Times]:
+    """A rank: seconds by operation and by bytes of the tensor it is given, one a round."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
     ranks = torch.distributed.get_world_size()
-    found: dict[str, Times] = {}
-    for name in ("send", "broadcast", "all_gather", "all_reduce"):
-        for size in SIZES:
-            tensor = torch.zeros(size // 4)
-            parts = [torch.empty_like(tensor) for _ in range(ranks)]
-            seconds = [_once(name, tensor, parts) for _ in range(repeats + 3)][3:]
-            found.setdefault(name, {})[size] = float(np.median(seconds))
-        report("progress", name)
+    tensors = {size: torch.zeros(size // 4) for size in SIZES}
+    gathered = {size: torch.empty(ranks * size // 4) for size in SIZES}
+    found: dict[str, Times] = {name: {size: [] for size in SIZES} for name in OPERATIONS}
+    cases = [(name, size) for name in OPERATIONS for size in SIZES]
+    order = np.random.default_rng(0)  # the same on every rank
+    for i in range(WARM_UP + rounds):
+        for case in order.permutation(len(cases)):
+            name, size = cases[case]
+            seconds = _once(name, tensors[size], gathered[size])
+            if i >= WARM_UP:
+                found[name][size].append(seconds)
+        report("progress", i)
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
     return found
 
 
-def _once(name: str, tensor: torch.Tensor, parts: list[torch.Tensor]) -> float:
+def _once(name: str, tensor: torch.Tensor, gathered: torch.Tensor) -> float:
     torch.distributed.barrier()
     start = time.perf_counter()
     match name:
@@ -57,62 +66,58 @@ def _once(name: str, tensor: torch.Tensor, parts: list[torch.Tensor]) -> float:
             torch.distributed.broadcast(tensor, 0)
             torch.distributed.barrier()  # the sender is done before the receivers are
         case "all_gather":
-            torch.distributed.all_gather(parts, tensor)
+            torch.distributed.all_gather_into_tensor(gathered, tensor)
         case "all_reduce":
             torch.distributed.all_reduce(tensor)
     return (time.perf_counter() - start) / (2 if name == "send" else 1)
 
 
-def fit(times: Times, boundary: int) -> NDArray[np.float64]:
-    """Latency, seconds a byte up to `boundary`, and beyond it, nearest in relative terms."""
-    sizes, seconds = np.array(list(times)), np.array(list(times.values()))
-    terms = _terms(sizes, boundary) / seconds[:, None]
-    found: NDArray[np.float64] = np.linalg.lstsq(terms, np.ones(len(sizes)), rcond=None)[0]
-    return found
+def fit(sizes: Sequence[int], seconds: Sequence[float]) -> Link:
+    """The link whose messages of these sizes take such times, nearest in relative terms.
+
+    Neither its latency nor its bandwidth is negative.
+    """
+    terms = np.stack([np.ones(len(sizes)), np.asarray(sizes)], axis=1) / np.c_[seconds]
+    (latency, per_byte), _ = nnls(terms, np.ones(len(sizes)))
+    return Link(float(latency), 1 / per_byte if per_byte else math.inf)
 
 
-def _terms(sizes: NDArray[Any], boundary: int) -> NDArray[np.float64]:
-    near = np.minimum(sizes, boundary)
-    return np.stack([np.ones(len(sizes)), near, sizes - near], axis=1)
+def errors(times: Times, share: float) -> tuple[Link, NDArray[np.float64]]:
+    """The link fitted to every other size, and its relative errors for those between.
 
-
-def predict(fitted: NDArray[np.float64], sizes: NDArray[Any], boundary: int) -> NDArray[np.float64]:
-    """Seconds of messages of these sizes."""
-    predicted: NDArray[np.float64] = _terms(sizes, boundary) @ fitted
-    return predicted
+    Args:
+        times: of each size.
+        share: of the times of a size, the quantile that stands for it.
+    """
+    seconds = {size: float(np.quantile(values, share)) for size, values in times.items()}
+    known, others = SIZES[::2], SIZES[1::2]
+    link = fit(known, [seconds[size] for size in known])
+    return link, np.array([abs(link.message(1, size) / seconds[size] - 1) for size in others])
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description="Measure exchanges, check the model of a link.")
     options.add_argument("--workers", type=int, default=2)
-    options.add_argument("--repeats", type=int, default=40)
+    options.add_argument("--rounds", type=int, default=100)
     chosen = options.parse_args()
     start_fork_server("torch")
-    with Ranks(chosen.workers, measure, chosen.repeats) as ranks:
+    with Ranks(chosen.workers, measure, chosen.rounds) as ranks:
         found = {r: value for r, kind, value in ranks.messages() if kind == "result"}[0]
-    grid = Table(title=f"gloo, {chosen.workers} ranks, median of {chosen.repeats}")
-    for column in ("operation", "latency µs", "GB/s", "GB/s beyond", "boundary", "error"):
+    grid = Table(
+        title=f"gloo, {chosen.workers} ranks, {chosen.rounds} rounds: errors, median (largest)"
+    )
+    for column in ("operation", "latency µs", "GB/s", "lower deciles", "medians"):
         grid.add_column(column, justify="left" if column == "operation" else "right")
     for name, times in found.items():
-        known = {size: times[size] for size in SIZES[::2]}
-        others = np.array(SIZES[1::2])
-        measured = np.array([times[size] for size in others])
-        boundary = min(SIZES[6:13], key=lambda size: _misfit(known, size))
-        fitted = fit(known, boundary)
-        errors = np.abs(predict(fitted, others, boundary) / measured - 1)
+        link, of_deciles = errors(times, 0.1)
+        _, of_medians = errors(times, 0.5)
         grid.add_row(
             name,
-            f"{1e6 * fitted[0]:.0f}",
-            *(f"{1e-9 / per_byte:.2f}" if per_byte > 0 else "–" for per_byte in fitted[1:]),
-            f"{boundary / 2**20:g} MiB",
-            f"median {np.median(errors):.1%}, largest {errors.max():.1%}",
+            f"{1e6 * link.latency_s:.0f}",
+            f"{1e-9 * link.bytes_per_s:.2f}",
+            *(f"{np.median(e):.1%} ({e.max():.1%})" for e in (of_deciles, of_medians)),
         )
     Console().print(grid)
-
-
-def _misfit(times: Times, boundary: int) -> float:
-    predicted = predict(fit(times, boundary), np.array(list(times)), boundary)
-    return float(np.square(predicted / np.array(list(times.values())) - 1).sum())
 
 
 if __name__ == "__main__":

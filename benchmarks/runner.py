@@ -78,7 +78,7 @@ def prepare(workload: Workload, display: Display) -> dict[str, Any]:
     return {
         "facts": known,
         "environment": {**environment, "revision": revision()},
-        "data": data.description,
+        "data": data.description | {"fingerprint": data.fingerprint},
     }
 
 

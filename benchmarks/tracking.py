@@ -1,5 +1,6 @@
 """Writes benchmarks and trials to MLflow; the only place that does, and in the parent process only."""
 
+import json
 import os
 import time
 from dataclasses import asdict
@@ -8,9 +9,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import (
+    MLFLOW_DATASET_CONTEXT,
     MLFLOW_PARENT_RUN_ID,
     MLFLOW_RUN_NAME,
     MLFLOW_RUN_NOTE,
@@ -36,7 +38,7 @@ from reports.results import (
 )
 from reports.scoring import CURVE
 
-PARAMETERS_A_REQUEST, VALUE_LIMIT, TAG_LIMIT = 100, 6000, 5000
+PARAMETERS_A_REQUEST, VALUE_LIMIT, TAG_LIMIT, DIGEST_LIMIT = 100, 6000, 5000, 36
 
 
 class BenchmarkRun:
@@ -162,6 +164,7 @@ class BenchmarkRun:
         parameters = [Param(k, str(v)[:VALUE_LIMIT]) for k, v in _flat(trial).items()]
         for i in range(0, len(parameters), PARAMETERS_A_REQUEST):
             self.client.log_batch(run_id, params=parameters[i : i + PARAMETERS_A_REQUEST])
+        self.client.log_inputs(run_id, [_dataset(trial, data)])
         return run_id
 
     def point(self, run_id: str, started: float, point: dict[str, float]) -> None:
@@ -208,6 +211,21 @@ def _note(trial: Trial, data: dict[str, Any]) -> str:
         f"**{trial.algorithm_class.title}** on {trial.workers} workers, batch {trial.batch_size} each,"
         f" seed {trial.seed}; {trial.workload.name} on {data['name']}."
     )
+
+
+def _dataset(trial: Trial, data: dict[str, Any]) -> DatasetInput:
+    """The data as the MLflow page shows them: name, digest, where they are from, and facts."""
+    plugin = trial.workload.data
+    path = plugin.arguments.get("path")
+    facts = {k: v for k, v in data.items() if k not in ("name", "fingerprint")}
+    dataset = Dataset(
+        name=str(data["name"]),
+        digest=data["fingerprint"][:DIGEST_LIMIT],
+        source_type="local" if path else "code",
+        source=json.dumps({"uri": path or plugin.name}),
+        profile=json.dumps(facts),
+    )
+    return DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])
 
 
 def _flat(trial: Trial) -> dict[str, Any]:

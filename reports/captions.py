@@ -7,6 +7,7 @@ from reports.groups import (
     finished,
     reference,
     several_seeds,
+    timing,
     without_target,
 )
 from reports.results import Results
@@ -15,7 +16,13 @@ from reports.tuning import CAPTIONS
 
 def captions(results: Results) -> dict[str, tuple[str, str]]:
     """The heading and the caption of each figure, by its name."""
-    told = {**_of_curves(results), **_of_scaling(results), **_of_exchanges(results), **CAPTIONS}
+    told = {
+        **_of_curves(results),
+        **_of_scaling(results),
+        **_of_exchanges(results),
+        **_of_retrains(results),
+        **CAPTIONS,
+    }
     if results.benchmark["data"]["synthetic"]:
         told = {name: (head, f"{text} Synthetic data.") for name, (head, text) in told.items()}
     return told
@@ -66,23 +73,28 @@ def _of_scaling(results: Results) -> dict[str, tuple[str, str]]:
     missed = ""
     if without_target(results):
         missed = " A cross: a trial ended without the target; a mean is of those that reached it."
-    crowded = _crowded(results)
+    shared = (
+        "each worker takes a batch of its own, so steps grow with the workers"
+        if results.benchmark["benchmark"]["scale"]["scaling"] == "weak"
+        else "the workers share a batch of the same size"
+    )
+    modelled = _modelled(results)
     return {
         "efficiency": (
             "Efficiency and time to the target",
             f"Relative to {base}: left, the examples/s of one worker; middle, the examples that it"
             " needs to the target by those needed here; right, the time to the target. Marks of"
-            f" different algorithms stand side by side to be told apart.{missed}{bars}{crowded}",
+            f" different algorithms stand side by side to be told apart.{missed}{bars}{modelled}",
         ),
         "pareto": (
             "Time against bytes",
             "Training time against the bytes that a worker sends, both until the target, of the"
             " configurations that reached it with every seed. No configuration on the front is beaten"
-            f" in both by another with a core for every rank.{bars}{_hollow(results)}",
+            f" in both by another.{bars}{modelled}",
         ),
         "speedup": (
             "Speedup",
-            f"Training throughput relative to {base}{rate}.{bars}{crowded}",
+            f"Training throughput relative to {base}{rate}; {shared}.{bars}{modelled}",
         ),
         "bytes_sent": (
             "Communication",
@@ -116,19 +128,42 @@ def _of_exchanges(results: Results) -> dict[str, tuple[str, str]]:
     }
 
 
+def _of_retrains(results: Results) -> dict[str, tuple[str, str]]:
+    return {
+        "churn_matrix": (
+            "Churn",
+            "Mean absolute difference of predicted probabilities on the first validation rows, in"
+            " thousandths: on the diagonal (bold) between retrains that differ in their seed alone,"
+            " elsewhere between trials of two configurations with different seeds. Means over all such"
+            " pairs; of replicas that stay apart, the first.",
+        ),
+    }
+
+
 def _reference(results: Results) -> tuple[str, str]:
     """What the others are compared with, and its throughput in brackets."""
     try:
         base = reference(results)
     except NothingToDraw:
         return "nothing", ""
-    first, rate = base.iloc[0], base["examples_per_s"].mean()
+    first, rate = base.iloc[0], base[timing(results).rate].mean()
     return called(results, first["algorithm"], first["workers"]), f" ({rate:,.0f} examples/s)"
 
 
 def _hollow(results: Results) -> str:
     crowded = any_oversubscribed(finished(results))
     return " Hollow marks: more ranks than cores." if crowded else ""
+
+
+def _modelled(results: Results) -> str:
+    """What modelled times are, where they stand in for measured ones."""
+    hollow = _hollow(results)
+    if not hollow:
+        return ""
+    return (
+        f"{hollow} As the wall clock says nothing there, all times are modelled: what the slowest rank"
+        f" computes and then, over {results.link}, what it sends."
+    )
 
 
 def _crowded(results: Results) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import matplotlib.style
 from matplotlib.figure import Figure
 
-from reports import curves, exchanges, pareto, scaling, tuning
+from reports import curves, exchanges, pareto, retrains, scaling, tuning
 from reports.look import STYLE
 from reports.results import Results
 
@@ -19,6 +19,7 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
     "pareto": pareto.pareto,
     "speedup": scaling.speedup,
     "bytes_sent": scaling.bytes_sent,
+    "churn_matrix": retrains.churn_matrix,
     "staleness": exchanges.staleness,
     "residuals": exchanges.residuals,
     "divergence": exchanges.divergence,

@@ -1,5 +1,6 @@
 """Which trials of a benchmark belong together, and what the report calls them."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -9,6 +10,32 @@ from reports.results import Results
 
 class NothingToDraw(ValueError):
     """The results hold nothing that this figure could show; the message says what is lacking."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The columns of times that trials are compared by.
+
+    Attributes:
+        rate: examples per second.
+        seconds: to the target.
+        how: what kind of time that is, to stand in brackets.
+    """
+
+    rate: str
+    seconds: str
+    how: str
+
+
+def timing(results: Results) -> Timing:
+    """Measured times; those modelled over the link where ranks of a finished trial shared cores.
+
+    One kind for all trials, as the two cannot be compared.
+    """
+    if any_oversubscribed(finished(results)):
+        how = f"modelled, {results.link}"
+        return Timing("modelled_examples_per_s", "modelled_time_to_target_s", how)
+    return Timing("examples_per_s", "time_to_target_s", "measured")
 
 
 def names(results: Results) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Which configurations nothing beats in both time and bytes."""
 
+from collections.abc import Iterable
 from itertools import pairwise, product
 from typing import Any
 
@@ -21,6 +22,7 @@ from reports.groups import (
     listed,
     names,
     reference,
+    timing,
 )
 from reports.look import GREY, hollow_handle, legend, looks, panel
 from reports.results import Results
@@ -33,8 +35,7 @@ DISTANCES = [7, 12, 18, 26, 36, 48, 62, 80]  # points from a mark to its label
 def pareto(results: Results) -> Figure:
     """Seconds to the target against bytes that a worker sends until then, a mark a configuration.
 
-    The front joins the configurations that no other beats in both; those with more ranks than cores
-    are compared only where there are no others.
+    The front joins the configurations that no other beats in both. Times are those of `timing`.
 
     Raises:
         NothingToDraw: no trial finished, or no configuration reached the target with every seed.
@@ -45,11 +46,11 @@ def pareto(results: Results) -> Figure:
         raise NothingToDraw("no configuration reached the target in all its trials that finished")
     height = max(3.3, 2.2 + 0.07 * len(reached))  # the more names, the more room for them
     figure, axes = panel(results, "time and bytes to the target", height)
-    columns = ["time_to_target_s", "bytes_to_target"]
-    points = {(a, n): rows[columns].astype(float).mean() for a, n, rows in reached}
-    sole = [key for key in points if not looks(results)[key].hollow] or list(points)
-    _limits(axes, pd.DataFrame(list(points.values())))
-    front = [(points[key].iloc[0], points[key].iloc[1]) for key in _front(points, sole)]
+    times = timing(results)
+    columns = [times.seconds, "bytes_to_target"]
+    points = {(a, n): tuple(rows[columns].astype(float).mean()) for a, n, rows in reached}
+    _limits(axes, *(pd.Series(values) for values in zip(*points.values(), strict=True)))
+    front = _front(points.values())
     front = [(front[0][0], axes.get_ylim()[1]), *front, (axes.get_xlim()[1], front[-1][1])]
     axes.step(*zip(*front, strict=True), where="post", color=GREY, linewidth=1, zorder=1)
     marks = {}
@@ -63,7 +64,7 @@ def pareto(results: Results) -> Figure:
             axes.plot([left, right], [low, high], color=look.colour, linewidth=0.8)
         axes.plot(x, y, look.marker, color=look.colour, mfc=look.fill, ms=5.5, clip_on=False)
         marks[f"{names(results)[algorithm]}, {workers}"] = (x, y, look.colour)
-    axes.set_xlabel("training time to the target (s)")
+    axes.set_xlabel(f"training time to the target (s, {times.how})")
     axes.set_ylabel("bytes sent per worker to the target")
     handles = [Line2D([], [], color=GREY, lw=1, label="Pareto front")]
     if any(looks(results)[key].hollow for key in points):
@@ -82,18 +83,17 @@ def pareto(results: Results) -> Figure:
     return figure
 
 
-def _front(points: dict[Any, "pd.Series[float]"], compared: list[Any]) -> list[Any]:
-    """Those of the keys compared than which no other has both less time and fewer bytes."""
-    front: list[Any] = []
-    for key in sorted(compared, key=lambda key: tuple(points[key])):
-        if not front or points[key].iloc[1] < points[front[-1]].iloc[1]:
-            front.append(key)
+def _front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Those of the points than which no other has both less time and fewer bytes."""
+    front: list[tuple[float, float]] = []
+    for point in sorted(points):
+        if not front or point[1] < front[-1][1]:
+            front.append(point)
     return front
 
 
-def _limits(axes: Axes, points: pd.DataFrame) -> None:
+def _limits(axes: Axes, seconds: "pd.Series[float]", sent: "pd.Series[float]") -> None:
     """Room round the points, on axes that show a zero of bytes beside their powers of ten."""
-    seconds, sent = points["time_to_target_s"], points["bytes_to_target"]
     if seconds.max() > 10 * seconds.min():
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

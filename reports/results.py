@@ -55,6 +55,9 @@ COLUMNS = [
     "run_id",
 ]
 
+# What the report needs beside them: `rerun` is what a repetition of the trial came to.
+MORE = ["failure", "oversubscribed", "modelled_examples_per_s", "rerun"]
+
 CURVE_OF = ["run_id", "algorithm", "workers", "seed"]
 
 
@@ -71,8 +74,8 @@ class Results:
         benchmark: its `benchmark.json`: `name`, `benchmark` (the resolved configuration), `data`
             (description of the rows), `environment` (versions, hardware, revision), `loss_name`,
             `metric_name`, `titles` (of each algorithm label), `trials` (ids, in the order planned).
-        trials: one row a planned trial, in that order: `COLUMNS`, then `failure`, `oversubscribed`
-            and the hyper-parameters as `param.*`. A trial never started has the status MISSING.
+        trials: one row a planned trial, in that order: `COLUMNS`, then `MORE` and the hyper-parameters
+            as `param.*`. A trial never started has the status MISSING.
         curves: one row an evaluation of a trial: `run_id`, `algorithm`, `workers`, `seed`, then
             `CURVE`, then what an algorithm reports of itself, absent where another ran.
         records: the `record.json` of each trial that finished, by `run_id`.
@@ -151,9 +154,7 @@ def load(client: MlflowClient, name: str, link: str = DEFAULT) -> Results:
         if run is not None:
             curve = read_curve(client, run)
             if record := records.get(run.info.run_id):
-                rows[-1]["modelled_time_to_target_s"] = _modelled_time(
-                    curve, rows[-1].get("steps_to_target"), record, PRESETS[link]
-                )
+                rows[-1] |= _modelled(curve, rows[-1].get("steps_to_target"), record, PRESETS[link])
             facts = {key: rows[-1][key] for key in CURVE_OF}
             curves.append(curve.assign(**facts)[[*facts, *curve.columns]])
     trials = pd.DataFrame(rows)
@@ -161,7 +162,7 @@ def load(client: MlflowClient, name: str, link: str = DEFAULT) -> Results:
     return Results(
         parent.info.run_id,
         benchmark,
-        trials.reindex(columns=[*COLUMNS, "failure", "oversubscribed", *parameters]),
+        trials.reindex(columns=[*COLUMNS, *MORE, *parameters]),
         pd.concat(curves, ignore_index=True)
         if curves
         else pd.DataFrame(columns=[*CURVE_OF, *CURVE]),
@@ -181,15 +182,20 @@ def _read_predictions(client: MlflowClient, run_id: str) -> dict[str, NDArray[np
             return dict(predictions)
 
 
-def _modelled_time(
+def _modelled(
     curve: pd.DataFrame, steps: float | None, record: dict[str, Any], link: Link
-) -> float | None:
-    """Seconds to the target over `link`; None where it was not reached."""
-    reached = curve[curve["step"] == steps]
-    if reached.empty:
-        return None
-    point = reached.iloc[0]
-    return modelled_seconds(point["compute_seconds"], point["messages_per_worker"], record, link)
+) -> dict[str, float]:
+    """Seconds to the target, where it was reached, and examples per second, over `link`."""
+
+    def seconds(point: "pd.Series[float]") -> float:
+        compute, messages = point["compute_seconds"], point["messages_per_worker"]
+        return modelled_seconds(compute, messages, record, link)
+
+    last, reached = curve.iloc[-1], curve[curve["step"] == steps]
+    figures = {"modelled_examples_per_s": last["examples"] / seconds(last)}
+    if not reached.empty:
+        figures["modelled_time_to_target_s"] = seconds(reached.iloc[0])
+    return figures
 
 
 def read_curve(client: MlflowClient, run: mlflow.entities.Run) -> pd.DataFrame:
@@ -222,7 +228,7 @@ def _row(
         return row
     row |= {name: run.data.metrics[name] for name in COLUMNS if name in run.data.metrics}
     row |= {"status": run.info.status, "run_id": run.info.run_id}
-    row |= {"failure": run.data.tags.get(FAILURE)}
+    row |= {"failure": run.data.tags.get(FAILURE), "rerun": run.data.tags.get(RERUN)}
     row |= {f"param.{name}": value for name, value in run.data.params.items()}
     if record := records.get(run.info.run_id):
         row |= {

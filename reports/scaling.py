@@ -20,6 +20,7 @@ from reports.groups import (
     names,
     reference,
     si_bytes,
+    timing,
     without_target,
 )
 from reports.look import (
@@ -45,26 +46,27 @@ Values = Callable[[pd.DataFrame], "pd.Series[float]"]
 def speedup(results: Results) -> Figure:
     """Examples per second relative to `reference`, against workers, beside the ideal line.
 
+    Times are those of `timing`.
+
     Raises:
         NothingToDraw: no trial finished, or all on the same number of workers.
     """
     trials, counts = _scaled(results)
-    figure, axes = panel(results, "speedup of training throughput")
-    unit = reference(results)["examples_per_s"].mean()
+    figure, axes = panel(results, f"speedup of training throughput, {_scaling(results)}")
+    times = timing(results)
+    unit = reference(results)[times.rate].mean()
     ideal = [count / counts[0] for count in counts]
     axes.plot(counts, ideal, color=GREY, linestyle=":", linewidth=1)
     labels = [Label(ideal[-1], "ideal: as many times the workers", Look(GREY, line=":"))]
     for algorithm in trials["algorithm"].unique():
         own = trials[trials["algorithm"] == algorithm]
-        means = _draw_against_workers(
-            axes, results, own, lambda rows: rows["examples_per_s"] / unit
-        )
+        means = _draw_against_workers(axes, results, own, lambda rows: rows[times.rate] / unit)
         look = looks(results)[algorithm, max(means)]
         labels.append(Label(means[max(means)], names(results)[algorithm], look))
     workers_axis(axes, counts)
     axes.set_yscale("log")
     readable_log_ticks(axes)
-    axes.set_ylabel(f"examples/s, relative to {counted(counts[0], 'worker')}")
+    axes.set_ylabel(f"relative examples/s\n({times.how})")
     write_beside(axes, labels, figure.get_figheight() - 0.8)
     return figure
 
@@ -74,34 +76,40 @@ def efficiency(results: Results) -> Figure:
 
     Hardware efficiency is examples/s of a worker, relative to a worker of `reference`; statistical
     efficiency is the examples that `reference` needs to the target by those that a trial needs. The
-    time to the target is as the one times the other. A configuration of which a trial ended without
-    the target has a cross at the edge of the last two panels, in place of its mean where no trial
-    reached it.
+    time to the target is as the one times the other; times are those of `timing`. A configuration of
+    which a trial ended without the target has a cross at the edge of the last two panels, in place of
+    its mean where no trial reached it.
 
     Raises:
         NothingToDraw: no trial finished, or all on the same number of workers.
     """
     trials, counts = _scaled(results)
     base = reference(results)
-    rate = (base["examples_per_s"] / base["workers"]).mean()
+    times = timing(results)
+    rate = (base[times.rate] / base["workers"]).mean()
     examples = base["examples_to_target"].mean()
-    figure, drawn = panels(results, "efficiency and time to the target", 3, 2.4)
+    title = f"efficiency and time to the target, {_scaling(results)}"
+    figure, drawn = panels(results, title, 3, 2.4)
     quantities: list[tuple[str, str, Values]] = [
         (
             "hardware efficiency",
-            "examples/s of a worker, relative",
-            lambda rows: rows["examples_per_s"] / rows["workers"] / rate,
+            f"relative examples/s of a worker\n({times.how})",
+            lambda rows: rows[times.rate] / rows["workers"] / rate,
         ),
         (
             "statistical efficiency",
-            "examples to the target, relative",
+            "relative examples to the target",
             lambda rows: examples / rows["examples_to_target"],
         ),
-        ("time to the target", "training time (s)", lambda rows: rows["time_to_target_s"]),
+        (
+            "time to the target",
+            f"training time (s)\n({times.how})",
+            lambda rows: rows[times.seconds],
+        ),
     ]
     missed = without_target(results)
     for axes, (title, ylabel, values) in zip(drawn, quantities, strict=True):
-        of_target = "target" in ylabel or "target" in title
+        of_target = "target" in ylabel + title
         axes.set_title(title)
         axes.set_ylabel(ylabel)
         if "relative" in ylabel:
@@ -165,6 +173,10 @@ def bytes_sent(results: Results) -> Figure:
     axes.set_xlabel("bytes sent per worker over the whole trial")
     axes.grid(visible=False, axis="y")
     return figure
+
+
+def _scaling(results: Results) -> str:
+    return f"{results.benchmark['benchmark']['scale']['scaling']} scaling"
 
 
 def _scaled(results: Results) -> tuple[pd.DataFrame, list[int]]:

@@ -1,6 +1,8 @@
 """The tables behind the figures: ratios with intervals, retrains, claims."""
 
 import itertools
+import math
+from collections.abc import Callable
 from statistics import fmean
 from typing import Any
 
@@ -8,11 +10,15 @@ import pandas as pd
 
 from reports import tuning
 from reports.claims import judge, read_claims
-from reports.groups import called, configurations, finished, reference
+from reports.groups import called, configurations, finished, names, reference, timing
+from reports.laws import FEWEST, amdahl, fit, universal
 from reports.results import Results
+from reports.retrains import reproducibility, served
 from reports.statistics import Ratio, churn, disagreement, ratio
 
 Table = dict[str, Any]
+LAWS = (amdahl, universal)
+NEGLIGIBLE = 1e-4  # a parameter of a law
 
 
 def tables(results: Results) -> list[Table]:
@@ -20,7 +26,13 @@ def tables(results: Results) -> list[Table]:
 
     A cell has its `text` and whether it is `strong`.
     """
-    told = [ratios(results), retrains(results), claims(results)]
+    told = [
+        ratios(results),
+        scaling(results),
+        retrains(results),
+        sameness(results),
+        claims(results),
+    ]
     if "sweep" in results.benchmark:
         told = [tuning.studies(results), tuning.spaces(results), *told]
     drawn = [table for table in told if table["rows"]]
@@ -74,18 +86,62 @@ def _ratio(own: pd.DataFrame, base: pd.DataFrame, column: str) -> dict[str, Any]
     return {"text": str(found), "strong": found.differs}
 
 
+def scaling(results: Results) -> Table:
+    """What more workers bring each algorithm, and the laws fitted to it."""
+    times, trials = timing(results), finished(results)
+    counts = sorted(int(n) for n in trials["workers"].unique())
+    base = trials[trials["algorithm"] == "baseline"]
+    rows = []
+    for label in trials["algorithm"].unique():
+        own = trials[trials["algorithm"] == label]
+        if own["workers"].max() == 1:
+            continue
+        if not (own["workers"] == 1).any():
+            own = pd.concat([base, own])
+        alone = own.loc[own["workers"] == 1, times.rate].mean()
+        speedups = own[times.rate] / alone
+        efficiencies = (speedups / own["workers"]).groupby(own["workers"]).mean()
+        cells = [f"{efficiencies[n]:.2f}" if n in efficiencies else "–" for n in counts if n > 1]
+        laws = [_law(law, own["workers"].tolist(), speedups.tolist()) for law in LAWS]
+        rows.append([names(results)[label], *cells, *laws])
+    kind = results.benchmark["benchmark"]["scale"]["scaling"]
+    what = "a batch of its own" if kind == "weak" else "a part of one batch"
+    more = [f"efficiency on {n}" for n in counts if n > 1]
+    return {
+        "title": f"Scaling ({kind})",
+        "note": f"Each worker takes {what} at every step. Efficiency: examples/s ({times.how}) over as"
+        " many times those of the same algorithm on one worker, or of the baseline where it has none."
+        " Laws are fitted to all seeds, in relative terms, with parameters of at least 0; in brackets the"
+        " largest deviation of a point. Amdahl: the share of the work that is not shared out. Universal"
+        " Scalability Law: contention, coherency and, where that follows, the number of workers beyond"
+        " which more are slower. =: as many parameters as numbers of workers beyond one, so that it could"
+        " hardly have missed.",
+        "widths": [2.4, *([1.2] * len(more)), 2.2, 3.6],
+        "header": ["algorithm", *more, "Amdahl", "Universal Scalability Law"],
+        "rows": rows,
+    }
+
+
+def _law(law: Callable[..., Any], workers: list[float], speedups: list[float]) -> str:
+    if any(math.isnan(speedup) for speedup in speedups) or 1 not in workers:
+        return "no single worker"
+    found = fit(law, workers, speedups)
+    if found is None:
+        return f"fewer than {FEWEST} points"
+    shown = ", ".join(f"{p:.3g}" if p > NEGLIGIBLE else "0" for p in found.parameters)
+    if law is universal and found.parameters[1] > NEGLIGIBLE:
+        contention, coherency = found.parameters
+        shown += f"; most on {math.sqrt((1 - contention) / coherency):.1f}"
+    return f"{shown} ({found.deviation:.1%}{'' if found.determined else ', ='})"
+
+
 def retrains(results: Results) -> Table:
     """How far two retrains with different seeds differ, for every configuration with several."""
     rows = []
     for algorithm, workers, own in configurations(finished(results)):
         cells = []
         for server in ("model", "ensemble"):
-            served = [
-                results.predictions[run_id][server]
-                for run_id in own["run_id"]
-                if server in results.predictions.get(run_id, {})
-            ]
-            pairs = list(itertools.combinations(served, 2))
+            pairs = list(itertools.combinations(served(results, own, server).values(), 2))
             for measure in (churn, disagreement):
                 cells.append(f"{fmean(measure(*p) for p in pairs):.4f}" if pairs else "–")
         if cells[0] != "–":
@@ -109,6 +165,17 @@ def retrains(results: Results) -> Table:
             "its disagreement",
         ],
         "rows": rows,
+    }
+
+
+def sameness(results: Results) -> Table:
+    """Reproducibility of three kinds."""
+    return {
+        "title": "Reproducibility",
+        "note": "Of the trials of this benchmark that finished. Equal weights are equal SHA-256 hashes.",
+        "widths": [2.2, 5.0],
+        "header": ["kind", "found"],
+        "rows": [] if finished(results).empty else reproducibility(results),
     }
 
 

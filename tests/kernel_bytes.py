@@ -2,22 +2,13 @@
 
 import os
 import subprocess
-from pathlib import Path
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
+from benchmarks.communication import loopback_bytes
 from lightning_modules.backend.launch import start_fork_server
 from tests.test_conformance import CASES
 from tests.workload import Plan, run_ranks, train
-
-
-def loopback_bytes() -> int:
-    """Bytes that the loopback interface has sent."""
-    for line in Path("/proc/net/dev").read_text().splitlines():
-        name, _, counters = line.partition(":")
-        if name.strip() == "lo":
-            return int(counters.split()[8])
-    raise RuntimeError("there is no loopback interface")
 
 
 def main() -> None:

@@ -332,6 +332,7 @@ def test_figures_that_cannot_be_drawn_are_left_out_with_the_reason(
         "speedup": sole,
         "efficiency": sole,
         "pareto": "no configuration reached the target in all its trials that finished",
+        "churn_matrix": "no configuration finished with several seeds and kept predictions",
         "staleness": "no trial that finished recorded the staleness of its pushes",
         "residuals": "no trial that finished measured the residuals of consensus ADMM",
         "divergence": "no trial that finished measured the distance of replicas from their average",
