@@ -72,7 +72,13 @@ def parser() -> argparse.ArgumentParser:
     sweep.set_defaults(command=commands.sweep)
 
     for verb in (run, sweep):
-        verb.add_argument("name", help="a benchmark of `list`, or a YAML file")
+        what = verb.add_mutually_exclusive_group(required=True)
+        what.add_argument("name", nargs="?", help="a benchmark of `list`, or a YAML file")
+        what.add_argument(
+            "--workload",
+            metavar="FILE.py:CLASS",
+            help="a model of your own, with its data in the same file, under every algorithm",
+        )
         verb.add_argument("--data", metavar="PATH", help="real data: a file or folder")
         verb.add_argument(
             "--on-bad-rows", choices=["raise", "skip"], help="what a malformed row does"
@@ -142,7 +148,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _mistakes() -> tuple[type[Exception], ...]:
     """The errors that are told in one line: a person's mistakes and the machine's, not ours."""
-    from benchmarks.config import ConfigError
+    from benchmarks.plugin import ConfigError
     from benchmarks.rerun import CannotRerun
     from benchmarks.store import StoreError
     from datasets.cache import DataError
