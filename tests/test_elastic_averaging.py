@@ -1,5 +1,7 @@
 """Elastic averaging against its equations by hand, and against what it reduces to."""
 
+import inspect
+import re
 from typing import Any
 
 import numpy as np
@@ -8,8 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from benchmarks import ROOT
 from datasets.batches import BatchOrder
 from datasets.partition import Partition
+from lightning_modules import elastic_averaging
 from lightning_modules.elastic_averaging import ElasticAveraging
 from tests.workload import LinearRule, Plan, Tower, relative_distance, run_ranks, train, trial
 
@@ -127,3 +131,11 @@ def test_its_curve_holds_the_distance_from_the_centre() -> None:
 def test_an_argument_out_of_range_is_named(argument: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}$"):
         ElasticAveraging(Tower(LinearRule.features), **argument)
+
+
+def test_the_walk_through_shows_the_code_of_the_file() -> None:
+    page = (ROOT / "docs" / "new_algorithm.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 6
+    code = "".join(inspect.getsource(elastic_averaging).split())
+    assert all("".join(block.split()) in code for block in blocks)
