@@ -1,4 +1,4 @@
-"""The command line: `python -m benchmarks run|sweep|rerun|results|report|list|ui|dashboard|doctor`."""
+"""The command line, `python -m benchmarks COMMAND`; `--help` lists the commands."""
 
 import argparse
 import logging
@@ -106,7 +106,14 @@ def parser() -> argparse.ArgumentParser:
             "--link", choices=PRESETS, default=DEFAULT, help="over which times are modelled"
         )
 
-    listing = verbs.add_parser("list", help="the benchmarks and algorithms there are")
+    download = verbs.add_parser("download", help="fetch a public data set, checked")
+    download.add_argument("name", help="a data set of `list`")
+    download.add_argument("--to", metavar="FOLDER", required=True, help="where its files go")
+    download.set_defaults(command=commands.download)
+
+    listing = verbs.add_parser(
+        "list", help="the benchmarks, algorithms and public data sets there are"
+    )
     listing.set_defaults(command=commands.list_all)
 
     ui = verbs.add_parser("ui", help="open the MLflow page on this machine")

@@ -144,13 +144,37 @@ def _write_report(client: "MlflowClient", results: "Results", path: str | None) 
     return file
 
 
+def download(options: argparse.Namespace) -> int:
+    from rich.progress import DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    from benchmarks.download import download as fetch
+    from benchmarks.download import find_set
+
+    wanted, folder = find_set(options.name), Path(options.to).expanduser()
+    console.print(f"{wanted.about}\nterms: {wanted.terms}", soft_wrap=True)
+    columns = (TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console) as progress:
+        bars = {name: progress.add_task(name, visible=False) for name in wanted.files}
+
+        def show(name: str, size: int, total: int | None) -> None:
+            progress.update(bars[name], completed=size, total=total, visible=True)
+
+        fetch(wanted, folder, show)
+    console.print(
+        f"whole and checked in {folder}; next: {wanted.use.format(folder=folder)}", soft_wrap=True
+    )
+    return 0
+
+
 def list_all(_: argparse.Namespace) -> int:
     from benchmarks.config import shipped
+    from benchmarks.download import SETS
     from lightning_modules import find_algorithms
 
     for title, entries in {
         "benchmark": {name: _first_comment(path) for name, path in shipped().items()},
         "algorithm": {name: cls.title for name, cls in find_algorithms().items()},
+        "data set": {name: public.about for name, public in SETS.items()},
     }.items():
         grid = Table(title, "what it is", box=None)
         for name, text in entries.items():
