@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.config import Benchmark, load_benchmark, load_workload
+from benchmarks.plan import plans
 from benchmarks.plugin import ConfigError
 from benchmarks.suitable import data_fingerprint, description, prepared
 from lightning_modules import find_algorithms
@@ -140,6 +141,17 @@ def test_a_lightning_module_with_the_methods_of_a_task_is_one(written) -> None:
 
     figures = run_ranks(2, run_rank, trial)
     assert figures[0]["steps"] == 40
+
+
+def test_a_sweep_draws_for_the_text_that_was_read(written) -> None:
+    task = written("class MyTask(Task)", "class MyTask(nn.Module)")  # which states no search space
+    planned, left_out = plans(load(task, "--sweep.algorithms=[elastic_averaging]"))
+    (plan,) = planned
+    assert not left_out
+    assert set(plan.space()) == {"tau", "beta", "ranks_per_replica"}
+    trial = plan.trial({"tau": 3}, seed=1)
+    assert trial.hyper_parameters["tau"] == 3
+    assert trial.workload.task.cls().lr == 0.5
 
 
 def test_types_that_are_not_written_down_are_taken_as_they_come(written) -> None:
