@@ -381,7 +381,7 @@ def load_workload(task: str, overrides: list[str]) -> Benchmark:
     rivals: dict[str, Any] = {name: {} for name in find_algorithms() if name != "baseline"}
     raw = {
         "workload": {
-            "data": {"class": plugin.beside(LightningDataModule, "LightningDataModule").name},
+            "data": {"class": plugin.beside(LightningDataModule).name},
             "task": {"class": plugin.name},
             "target": {"loss": target},
             "budget": {"examples": 300_000, "epochs": 10, "evaluations": 10},
@@ -389,7 +389,7 @@ def load_workload(task: str, overrides: list[str]) -> Benchmark:
         "algorithms": {"baseline": {"workers": [1]}, **rivals},
         "scale": {"workers": [2], "batch_size": 32},
     }
-    return _load(Path(plugin.name.rpartition(":")[0]), raw, overrides)
+    return _load(Path(plugin.place), raw, overrides)
 
 
 def _load(path: Path, raw: dict[str, Any], overrides: list[str]) -> Benchmark:

@@ -60,65 +60,66 @@ class Plugin:
         return self.name if self.source is None else Path(self.name).name
 
     @property
+    def place(self) -> str:
+        """The module, or the path of the file."""
+        return self.name.rpartition(":")[0]
+
+    @property
     def cls(self) -> Any:
         """Raises `ConfigError` where there is no such class."""
-        place, _, name = self.name.rpartition(":")
+        name = self.name.rpartition(":")[2]
         if self.source is not None:
-            classes = _classes(place, self.source)
+            classes = self._classes(self.source)
             if name not in classes:
                 near = nearest(name, classes)
-                raise ConfigError(f"{Path(place).name} has no class {name!r}{near}")
+                raise ConfigError(f"{Path(self.place).name} has no class {name!r}{near}")
             return classes[name]
         try:
-            return getattr(import_module(place), name)
+            return getattr(import_module(self.place), name)
         except (ImportError, AttributeError, ValueError) as error:
             raise ConfigError(f"class {self.name!r} cannot be loaded: {error}") from error
 
-    def beside(self, base: type, called: str) -> "Plugin":
+    def beside(self, base: type) -> "Plugin":
         """The one class in the file of this one that is derived from `base`.
 
         Raises:
             ConfigError: there is none, or there are several.
         """
-        place, _, _ = self.name.rpartition(":")
-        file = Path(place).name
-        found = [
-            n for n, cls in _classes(place, self.source or "").items() if issubclass(cls, base)
-        ]
+        classes = self._classes(self.source or "")
+        found = [name for name, cls in classes.items() if issubclass(cls, base)]
+        about = f"{Path(self.place).name} holds"
         if not found:
             raise ConfigError(
-                f"{file} holds no {called}; put a class derived from it into the file"
+                f"{about} no {base.__name__}; put a class derived from it into the file"
             )
         if len(found) > 1:
             raise ConfigError(
-                f"{file} holds {len(found)} classes derived from {called}, {', '.join(found)}; leave"
-                " one, or name one in a YAML as workload.data.class"
+                f"{about} {len(found)} classes derived from {base.__name__}, {', '.join(found)};"
+                " leave one, or name one in a YAML as workload.data.class"
             )
-        return Plugin(f"{place}:{found[0]}", {}, self.source)
+        return Plugin(f"{self.place}:{found[0]}", {}, self.source)
 
     def build(self, **more: Any) -> Any:
         return self.cls(**self.arguments, **more)
 
     def line_of(self, error: BaseException) -> str:
         """` (line N)`, the innermost line of this plugin's file that `error` went through."""
-        file = self.name.rpartition(":")[0]
-        lines = [f.lineno for f in extract_tb(error.__traceback__) if f.filename == file]
+        lines = [f.lineno for f in extract_tb(error.__traceback__) if f.filename == self.place]
         return f" (line {lines[-1]})" if lines else ""
 
-
-def _classes(path: str, source: str) -> dict[str, type]:
-    """The classes that the file at `path`, of that text, defines."""
-    try:
-        module = _module(path, source)
-    except Exception as error:  # whatever a person's file may raise
-        where = Plugin(f"{path}:", {}).line_of(error)
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ConfigError(f"{Path(path).name} cannot be loaded: {reason}{where}") from error
-    return {
-        name: cls
-        for name, cls in vars(module).items()
-        if inspect.isclass(cls) and cls.__module__ == module.__name__
-    }
+    def _classes(self, source: str) -> dict[str, type]:
+        """The classes that the file defines."""
+        try:
+            module = _module(self.place, source)
+        except Exception as error:  # whatever a person's file may raise
+            file, where = Path(self.place).name, self.line_of(error)
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise ConfigError(f"{file} cannot be loaded: {reason}{where}") from error
+        return {
+            name: cls
+            for name, cls in vars(module).items()
+            if inspect.isclass(cls) and cls.__module__ == module.__name__
+        }
 
 
 @cache
