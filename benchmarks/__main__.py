@@ -1,4 +1,4 @@
-"""The command line: `python -m benchmarks run|sweep|rerun|results|report|list|ui|dashboard|doctor`."""
+"""The command line, `python -m benchmarks COMMAND`; `--help` lists the commands."""
 
 import argparse
 import logging
@@ -72,7 +72,13 @@ def parser() -> argparse.ArgumentParser:
     sweep.set_defaults(command=commands.sweep)
 
     for verb in (run, sweep):
-        verb.add_argument("name", help="a benchmark of `list`, or a YAML file")
+        what = verb.add_mutually_exclusive_group(required=True)
+        what.add_argument("name", nargs="?", help="a benchmark of `list`, or a YAML file")
+        what.add_argument(
+            "--workload",
+            metavar="FILE.py:CLASS",
+            help="a model of your own, with its data in the same file, under every algorithm",
+        )
         verb.add_argument("--data", metavar="PATH", help="real data: a file or folder")
         verb.add_argument(
             "--on-bad-rows", choices=["raise", "skip"], help="what a malformed row does"
@@ -100,7 +106,14 @@ def parser() -> argparse.ArgumentParser:
             "--link", choices=PRESETS, default=DEFAULT, help="over which times are modelled"
         )
 
-    listing = verbs.add_parser("list", help="the benchmarks and algorithms there are")
+    download = verbs.add_parser("download", help="fetch a public data set, checked")
+    download.add_argument("name", help="a data set of `list`")
+    download.add_argument("--to", metavar="FOLDER", required=True, help="where its files go")
+    download.set_defaults(command=commands.download)
+
+    listing = verbs.add_parser(
+        "list", help="the benchmarks, algorithms and public data sets there are"
+    )
     listing.set_defaults(command=commands.list_all)
 
     ui = verbs.add_parser("ui", help="open the MLflow page on this machine")
@@ -142,7 +155,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _mistakes() -> tuple[type[Exception], ...]:
     """The errors that are told in one line: a person's mistakes and the machine's, not ours."""
-    from benchmarks.config import ConfigError
+    from benchmarks.plugin import ConfigError
     from benchmarks.rerun import CannotRerun
     from benchmarks.store import StoreError
     from datasets.cache import DataError

@@ -15,6 +15,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
+    from benchmarks.config import Benchmark
     from reports.results import Results
 
 # Where the output goes to a file or a pipe, a table still has room for its columns.
@@ -26,12 +27,11 @@ def run(options: argparse.Namespace) -> int:
 
     start_fork_server("benchmarks.trial")  # imports there while this process imports here
 
-    from benchmarks.config import load_benchmark
     from benchmarks.display import TerminalDisplay
     from benchmarks.runner import run as run_benchmark
     from benchmarks.store import open_store
 
-    benchmark = load_benchmark(options.name, _overrides(options))
+    benchmark = _benchmark(options)
     client = open_store(options.store)
     with interruptible(), TerminalDisplay(console) as display:
         failed = run_benchmark(benchmark, client, display).failed
@@ -44,13 +44,12 @@ def sweep(options: argparse.Namespace) -> int:
 
     start_fork_server("benchmarks.trial")
 
-    from benchmarks.config import load_benchmark
     from benchmarks.display import TerminalDisplay
     from benchmarks.store import open_store
     from benchmarks.studies import Studies
     from benchmarks.sweep import sweep as sweep_benchmark
 
-    benchmark = load_benchmark(options.name, _overrides(options))
+    benchmark = _benchmark(options)
     client = open_store(options.store)
     studies = Studies(options.studies, options.heartbeat)
     with interruptible(), TerminalDisplay(console) as display:
@@ -61,13 +60,18 @@ def sweep(options: argparse.Namespace) -> int:
     return 1 if missing else 0
 
 
-def _overrides(options: argparse.Namespace) -> list[str]:
+def _benchmark(options: argparse.Namespace) -> "Benchmark":
+    """What is named on the command line, with what it overrides."""
+    from benchmarks.config import load_benchmark, load_workload
+
     overrides = list(options.overrides)
     if options.data:
         overrides.append(f"--workload.data.path={options.data}")
     if options.on_bad_rows:
         overrides.append(f"--workload.data.on_bad_rows={options.on_bad_rows}")
-    return overrides
+    if options.workload:
+        return load_workload(options.workload, overrides)
+    return load_benchmark(options.name, overrides)
 
 
 def _conclude(client: "MlflowClient", name: str, options: argparse.Namespace, failed: int) -> None:
@@ -140,13 +144,37 @@ def _write_report(client: "MlflowClient", results: "Results", path: str | None) 
     return file
 
 
+def download(options: argparse.Namespace) -> int:
+    from rich.progress import DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    from benchmarks.download import download as fetch
+    from benchmarks.download import find_set
+
+    wanted, folder = find_set(options.name), Path(options.to).expanduser()
+    console.print(f"{wanted.about}\nterms: {wanted.terms}", soft_wrap=True)
+    columns = (TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console) as progress:
+        bars = {name: progress.add_task(name, visible=False) for name in wanted.files}
+
+        def show(name: str, size: int, total: int | None) -> None:
+            progress.update(bars[name], completed=size, total=total, visible=True)
+
+        fetch(wanted, folder, show)
+    console.print(
+        f"whole and checked in {folder}; next: {wanted.use.format(folder=folder)}", soft_wrap=True
+    )
+    return 0
+
+
 def list_all(_: argparse.Namespace) -> int:
     from benchmarks.config import shipped
+    from benchmarks.download import SETS
     from lightning_modules import find_algorithms
 
     for title, entries in {
         "benchmark": {name: _first_comment(path) for name, path in shipped().items()},
         "algorithm": {name: cls.title for name, cls in find_algorithms().items()},
+        "data set": {name: public.about for name, public in SETS.items()},
     }.items():
         grid = Table(title, "what it is", box=None)
         for name, text in entries.items():

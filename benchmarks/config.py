@@ -1,18 +1,17 @@
 """What a benchmark's YAML may say, and the trials that follow from it."""
 
-import difflib
 import hashlib
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
+from benchmarks.plugin import ConfigError, Plugin, nearest
 from datasets.partition import Partition
 from lightning_modules import find_algorithms
 
@@ -29,34 +28,10 @@ Sampler = Literal["tpe", "nsga2", "random"]
 Pruner = Literal["hyperband", "successive_halving", "none"]
 
 
-class ConfigError(ValueError):
-    """A benchmark asks for something that does not exist or does not fit; the message says where."""
-
-
 def fingerprint(config: Any, facts: Mapping[str, Any]) -> str:
     """16 hex digits that stand for a dataclass under the given facts."""
     text = json.dumps([asdict(config), dict(facts)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class Plugin:
-    """A class named as `module:Class`, and the arguments to build it with."""
-
-    name: str
-    arguments: dict[str, Any]
-
-    @property
-    def cls(self) -> Any:
-        """Raises `ConfigError` where there is no such class."""
-        module, _, name = self.name.partition(":")
-        try:
-            return getattr(import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            raise ConfigError(f"class {self.name!r} cannot be loaded: {error}") from error
-
-    def build(self, **more: Any) -> Any:
-        return self.cls(**self.arguments, **more)
 
 
 @dataclass(frozen=True)
@@ -176,6 +151,11 @@ class Workload:
     target: Target
     budget: Budget
 
+    def build_task(self, data: Any) -> Any:
+        """The task, given what the data module provides of itself."""
+        provided = getattr(data, "provides", ())
+        return self.task.build(**{name: getattr(data, name) for name in provided})
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -263,15 +243,39 @@ class Benchmark:
         """All trials, seed by seed, so that an interrupted benchmark has whole comparisons.
 
         Raises:
-            ConfigError: an algorithm does not run on a number of workers asked for, or a batch of
-                that size cannot be divided among them.
+            ConfigError: an algorithm does not run on a number of workers that its own `workers` asks
+                for, none runs at all, or a batch of that size cannot be divided among them.
         """
-        return [
+        left_out = self.left_out()
+        found = [
             self.trial(label, workers, seed)
             for seed in self.seeds
             for label, entry in self.algorithms.items()
             for workers in entry["workers"] or self.scale.workers
+            if (label, workers) not in left_out
         ]
+        if not found:
+            raise ConfigError(next(iter(left_out.values())))
+        return found
+
+    def left_out(self) -> dict[tuple[str, int], str]:
+        """Why which algorithm does not run on which of `scale.workers`, where it states none itself."""
+        reasons = {}
+        for label, entry in self.algorithms.items():
+            for workers in () if entry["workers"] else self.scale.workers:
+                try:
+                    self._check_layout(label, workers)
+                except ConfigError as error:
+                    reasons[label, workers] = str(error)
+        return reasons
+
+    def _check_layout(self, label: str, workers: int) -> None:
+        entry = self.algorithms[label]
+        own = {k: v for k, v in entry.items() if k not in ("algorithm", "partition", "workers")}
+        try:
+            find_algorithms()[entry["algorithm"]].layout(workers, **own)
+        except ValueError as error:
+            raise ConfigError(f"algorithms.{label}.workers: {error}") from error
 
     def trial(self, label: str, workers: int, seed: int) -> Trial:
         """The trial of one algorithm at one scale.
@@ -290,10 +294,7 @@ class Benchmark:
                 f"scale.batch_size: {self.scale.batch_size} examples cannot be divided among"
                 f" {workers} workers (scale.scaling is strong)"
             )
-        try:
-            find_algorithms()[algorithm].layout(workers, **entry)
-        except ValueError as error:
-            raise ConfigError(f"algorithms.{label}.workers: {error}") from error
+        self._check_layout(label, workers)
         return Trial(
             benchmark=self.name,
             workload=self.workload,
@@ -326,7 +327,7 @@ def find_benchmark(name: str) -> Path:
     if path.suffix and not path.is_file():
         raise ConfigError(f"{path}: there is no such file")
     if not path.is_file():
-        hint = _nearest(name, list(shipped()))
+        hint = nearest(name, list(shipped()))
         raise ConfigError(f"no benchmark {name!r}{hint}; `list` shows them all")
     return path
 
@@ -357,8 +358,42 @@ def load_benchmark(name: str, overrides: list[str]) -> Benchmark:
         ConfigError: in one line, which key of which file is wrong and what it could be instead.
     """
     path = find_benchmark(name)
-    raw = read_yaml(path)
-    parser, plugins = _parser(path, raw)
+    return _load(path, read_yaml(path), overrides)
+
+
+def load_workload(task: str, overrides: list[str]) -> Benchmark:
+    """The benchmark of a person's own file: every algorithm on 2 workers beside a baseline.
+
+    Args:
+        task: `path/to/file.py:Class`, what is trained; the file holds the data module as well. Its
+            `target_loss`, if it has one, is the target; otherwise none is ever reached.
+        overrides: as of `load_benchmark`.
+
+    Raises:
+        ConfigError: likewise.
+    """
+    from pytorch_lightning import LightningDataModule
+
+    plugin = Plugin.named(task)
+    if plugin.source is None:
+        raise ConfigError(f"--workload is path/to/file.py:CLASS, not {task}")
+    target = getattr(plugin.cls, "target_loss", 0.0)
+    rivals: dict[str, Any] = {name: {} for name in find_algorithms() if name != "baseline"}
+    raw = {
+        "workload": {
+            "data": {"class": plugin.beside(LightningDataModule).name},
+            "task": {"class": plugin.name},
+            "target": {"loss": target},
+            "budget": {"examples": 300_000, "epochs": 10, "evaluations": 10},
+        },
+        "algorithms": {"baseline": {"workers": [1]}, **rivals},
+        "scale": {"workers": [2], "batch_size": 32},
+    }
+    return _load(Path(plugin.place), raw, overrides)
+
+
+def _load(path: Path, raw: dict[str, Any], overrides: list[str]) -> Benchmark:
+    parser, classes, algorithms = _parser(path, raw)
     _refuse_unknown(path, raw, parser)
     try:
         where = f"{path}: "
@@ -367,31 +402,36 @@ def load_benchmark(name: str, overrides: list[str]) -> Benchmark:
         namespace = parser.parse_args(overrides, namespace=namespace)
     except (ArgumentError, TypeError, ValueError) as error:
         raise ConfigError(where + _readable(str(error), parser)) from error
-    return _benchmark(path, namespace.as_dict(), plugins)
+    return _benchmark(path, namespace.as_dict(), classes, algorithms)
 
 
-def _parser(path: Path, raw: dict[str, Any]) -> tuple[ArgumentParser, dict[str, str]]:
-    """A parser of every field that this benchmark may have, by the classes that it names."""
-    plugins: dict[str, str] = {}
+def _parser(
+    path: Path, raw: dict[str, Any]
+) -> tuple[ArgumentParser, dict[str, Plugin], dict[str, str]]:
+    """A parser of every field that this benchmark may have, by the classes that it names.
 
-    def plugin(section: Any, key: str, place: str) -> Any:
+    Returned beside it are the classes of the workload, and the algorithms by their labels.
+    """
+    from benchmarks.suitable import check_classes  # which needs a `Workload`
+
+    def plugin(section: Any, key: str, place: str) -> Plugin:
         name = section.pop(key, None) if isinstance(section, dict) else None
         if not isinstance(name, str):
             raise ConfigError(f"{path}: {place}.{key} is missing, a class as `module:Class`")
-        plugins[place] = name
-        return Plugin(name, {}).cls
+        return Plugin.named(name)
 
     workload = raw.get("workload")
     if not isinstance(workload, dict):
         raise ConfigError(f"{path}: workload is missing")
     data = plugin(workload.get("data"), "class", "workload.data")
     task = plugin(workload.get("task"), "class", "workload.task")
+    check_classes(data, task)
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--name", type=str, default=path.stem)
     parser.add_argument("--workload.name", type=str, default=path.stem)
-    parser.add_class_arguments(data, "workload.data")
-    given = set(getattr(data, "provides", ()))
-    parser.add_class_arguments(task, "workload.task", skip=given)
+    parser.add_class_arguments(data.cls, "workload.data", fail_untyped=False)
+    given = set(getattr(data.cls, "provides", ()))
+    parser.add_class_arguments(task.cls, "workload.task", skip=given, fail_untyped=False)
     parser.add_class_arguments(Target, "workload.target")
     parser.add_class_arguments(Budget, "workload.budget")
     parser.add_class_arguments(Scale, "scale")
@@ -399,25 +439,27 @@ def _parser(path: Path, raw: dict[str, Any]) -> tuple[ArgumentParser, dict[str, 
     parser.add_class_arguments(Partition, "partition")
     parser.add_class_arguments(Fault, "fault")
     parser.add_class_arguments(Sweep, "sweep")
-    known = find_algorithms()
+    known, algorithms = find_algorithms(), {}
     for label, entry in (raw.get("algorithms") or {}).items():
         entry = raw["algorithms"][label] = dict(entry or {})
-        plugins[f"algorithms.{label}"] = algorithm = entry.pop("algorithm", label)
+        algorithms[label] = algorithm = entry.pop("algorithm", label)
         if algorithm not in known:
             raise ConfigError(
-                f"{path}: no algorithm {algorithm!r}{_nearest(algorithm, list(known))};"
+                f"{path}: no algorithm {algorithm!r}{nearest(algorithm, list(known))};"
                 f" there are {', '.join(known)}"
             )
         parser.add_class_arguments(known[algorithm], f"algorithms.{label}", skip={"task"})
         parser.add_argument(f"--algorithms.{label}.workers", type=list[int] | None, default=None)
         parser.add_argument(f"--algorithms.{label}.partition", type=Partition | None, default=None)
-    return parser, plugins
+    return parser, {"data": data, "task": task}, algorithms
 
 
-def _benchmark(path: Path, values: dict[str, Any], plugins: dict[str, str]) -> Benchmark:
+def _benchmark(
+    path: Path, values: dict[str, Any], classes: dict[str, Plugin], names: dict[str, str]
+) -> Benchmark:
     workload = values["workload"]
     algorithms = {
-        label: {"algorithm": plugins[f"algorithms.{label}"], **entry}
+        label: {"algorithm": names[label], **entry}
         for label, entry in values.get("algorithms", {}).items()
     }
     if not algorithms:
@@ -436,8 +478,8 @@ def _benchmark(path: Path, values: dict[str, Any], plugins: dict[str, str]) -> B
         name=values["name"],
         workload=Workload(
             name=workload["name"],
-            data=Plugin(plugins["workload.data"], workload["data"]),
-            task=Plugin(plugins["workload.task"], workload["task"]),
+            data=replace(classes["data"], arguments=workload.get("data", {})),
+            task=replace(classes["task"], arguments=workload.get("task", {})),
             target=Target(**workload["target"]),
             budget=Budget(**workload["budget"]),
         ),
@@ -487,7 +529,7 @@ def _refuse_unknown(path: Path, raw: dict[str, Any], parser: ArgumentParser) -> 
                     for name in [*fields, *groups]
                     if name.startswith(prefix)
                 }
-                raise ConfigError(f"{path}: unknown key {place!r}{_nearest(key, siblings)}")
+                raise ConfigError(f"{path}: unknown key {place!r}{nearest(key, siblings)}")
 
     walk(raw, "")
 
@@ -496,12 +538,7 @@ def _readable(message: str, parser: ArgumentParser) -> str:
     """jsonargparse's message in one line, with the nearest option where one is unknown."""
     unknown = re.search(r"unrecognized arguments: --([\w.]+)", message)
     if unknown:
-        return f"unknown option --{unknown[1]}{_nearest(unknown[1], _fields(parser), '--')}"
+        return f"unknown option --{unknown[1]}{nearest(unknown[1], _fields(parser), '--')}"
     line = " ".join(message.split())
     line = re.sub(r'Parser key "([^"]+)":', r"\1:", line)
     return re.sub(r"<class '(\w+)'>|typing\.(?=Literal)", r"\1", line)
-
-
-def _nearest(name: str, names: Any, prefix: str = "") -> str:
-    close = difflib.get_close_matches(str(name), sorted(names), n=1, cutoff=0.5)
-    return f"; did you mean {prefix + close[0]!r}?" if close else ""

@@ -6,8 +6,9 @@ from typing import Any
 
 import optuna
 
-from benchmarks.config import Benchmark, ConfigError, Plugin, Sweep, Trial, fingerprint
+from benchmarks.config import Benchmark, Sweep, Trial, fingerprint
 from benchmarks.environment import hardware
+from benchmarks.plugin import ConfigError
 from benchmarks.studies import suggest
 from lightning_modules import find_algorithms
 from lightning_modules.backend.search import Choice, Dimension
@@ -47,7 +48,8 @@ class Plan:
     def _stated(self) -> tuple[dict[str, Dimension], dict[str, Dimension]]:
         """The search spaces that the task and the algorithm state."""
         task = self.benchmark.workload.task.cls
-        return task.search_space, find_algorithms()[self._entry["algorithm"]].search_space
+        algorithm = find_algorithms()[self._entry["algorithm"]]
+        return getattr(task, "search_space", {}), algorithm.search_space
 
     def space(self) -> dict[str, Dimension]:
         """What is drawn, by name: scale, then the task's, then the algorithm's dimensions.
@@ -81,9 +83,7 @@ class Plan:
         known = {**self._entry, **task.arguments}
         for name in (*of_task, *own):
             if name not in known:
-                raise ConfigError(
-                    f"{task.name} or {self.label} draws {name!r} but has no such argument"
-                )
+                raise ConfigError(f"{task} or {self.label} draws {name!r} but has no such argument")
         return {
             "workers": workers,
             "batch_size": scale.batch_size,
@@ -132,7 +132,7 @@ class Plan:
         workload, task = self.benchmark.workload, self.benchmark.workload.task
         configured = replace(
             self.benchmark,
-            workload=replace(workload, task=Plugin(task.name, task.arguments | of_task)),
+            workload=replace(workload, task=replace(task, arguments=task.arguments | of_task)),
             algorithms={self.label: self._entry | own},
             scale=replace(self.benchmark.scale, **scale),
         )

@@ -12,6 +12,7 @@ from mlflow.tracking import MlflowClient
 from benchmarks.config import Trial
 from benchmarks.environment import facts
 from benchmarks.runner import Display, follow, machine
+from benchmarks.suitable import data_fingerprint, prepared
 from reports.results import KIND, RECORD_FILE, RERUN, read_json
 from reports.scoring import score
 
@@ -57,8 +58,7 @@ def rerun(client: MlflowClient, run_id: str, display: Display) -> Rerun:
     """
     record = _record(client, run_id)
     trial = Trial.from_record(record["trial"])
-    data = trial.workload.data.build()
-    data.prepare_data()
+    data = prepared(trial.workload)
     with machine(display), TemporaryDirectory() as folder:
         display.trial(trial.title, 0, 1)
         curve: list[dict[str, float]] = []
@@ -70,7 +70,7 @@ def rerun(client: MlflowClient, run_id: str, display: Display) -> Rerun:
         record["result"]["weights_sha256"],
         results[0]["weights_sha256"],
     )
-    outcome = Rerun(run_id, figures, _causes(trial, record["facts"], facts(data.fingerprint)))
+    outcome = Rerun(run_id, figures, _causes(trial, record["facts"], facts(data_fingerprint(data))))
     client.set_tag(run_id, RERUN, outcome.verdict)
     return outcome
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from benchmarks import ROOT
 from benchmarks.config import Benchmark, Trial, Workload
 from benchmarks.environment import facts, revision
+from benchmarks.suitable import data_fingerprint, description, prepared
 from benchmarks.tracking import BenchmarkRun
 from lightning_modules.backend.launch import RankFailed, Ranks
 from reports.scoring import score
@@ -70,15 +71,13 @@ def prepare(workload: Workload, display: Display) -> dict[str, Any]:
     `facts` are those of a trial's identity, `environment` and `data` what they were run on.
     """
     display.note(f"preparing the data of {workload.name}")
-    data = workload.data.build()
-    data.prepare_data()
-    data.setup("fit")
-    known = facts(data.fingerprint)
+    data = prepared(workload)
+    known = facts(data_fingerprint(data))
     environment = {name: known[name] for name in ("versions", "hardware")}
     return {
         "facts": known,
         "environment": {**environment, "revision": revision()},
-        "data": data.description | {"fingerprint": data.fingerprint},
+        "data": description(data) | {"fingerprint": known["data"]},
     }
 
 
@@ -92,6 +91,8 @@ def run(benchmark: Benchmark, client: MlflowClient, display: Display) -> Outcome
         KeyboardInterrupt: after the trial at hand has been ended and recorded as KILLED.
     """
     planned = benchmark.trials()
+    for reason in benchmark.left_out().values():
+        display.note(f"left out: {reason}")
     about = prepare(benchmark.workload, display)
     trials = {trial.identity(**about["facts"]): trial for trial in planned}
     with machine(display):

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.config import Trial
 from benchmarks.faults import FaultInjector
-from datasets.batches import BatchOrder, BatchStream, TicketStream
+from datasets.batches import BatchOrder, BatchStream, TicketStream, with_batches
 from lightning_modules.backend.algorithm import Algorithm
 from lightning_modules.backend.clock import Clock
 from lightning_modules.backend.layout import Layout
@@ -235,7 +235,7 @@ def partition(
     rows = _rows(loader)
     labels = None
     if trial.partition.needs_labels:
-        batches = _with_batches(loader, _batches(np.arange(rows), batch))
+        batches = with_batches(loader, _batches(np.arange(rows), batch))
         labels = np.concatenate([algorithm.task.labels(batch).numpy() for batch in batches])
     seed = stream(trial.seed, "partition")
     return trial.partition.parts(rows, trial.layout.replicas, seed, labels)
@@ -257,24 +257,13 @@ def _rows(loader: DataLoader[Any]) -> int:
     return len(loader.dataset)  # type: ignore[arg-type]
 
 
-def _with_batches(loader: DataLoader[Any], batches: Any) -> DataLoader[Any]:
-    """The loader of a data module, with our batches in place of its own."""
-    return DataLoader(
-        loader.dataset,
-        batch_sampler=batches,
-        collate_fn=loader.collate_fn,
-        # Else each pass over it draws from the random numbers that dropout goes on with.
-        generator=torch.Generator(),
-    )
-
-
 def build(trial: Trial, rank: int) -> tuple[LightningDataModule, Algorithm]:
     """The data and the algorithm of a trial, the same on every rank but for its random streams."""
     data = trial.workload.data.build()
     data.setup("fit")
     replica = 0 if trial.algorithm_class.one_model else trial.layout.replica_of(rank)
     torch.manual_seed(stream(trial.seed, "initialisation", replica))
-    task = trial.workload.task.build(**{name: getattr(data, name) for name in data.provides})
+    task = trial.workload.build_task(data)
     algorithm = trial.algorithm_class(task, **trial.hyper_parameters)
     torch.manual_seed(stream(trial.seed, f"rank {rank}"))
     return data, algorithm
@@ -322,7 +311,7 @@ def run_rank(
         keep_off_gpus()
     backend = DeepSpeedBackend(layout, trial.zero_stage)
     first = np.arange(min(_rows(validation), PREDICTED_ROWS))
-    to_predict = _with_batches(validation, _batches(first, evaluation_batch))
+    to_predict = with_batches(validation, _batches(first, evaluation_batch))
     meter = Meter(backend, trial.batch_size, to_predict, report)
     trainer = Trainer(
         accelerator=trial.accelerator,
@@ -340,8 +329,8 @@ def run_rank(
     report("progress", {"step": 0, "steps": steps})
     trainer.fit(
         algorithm,
-        _with_batches(training, batches),
-        _with_batches(validation, evaluated),
+        with_batches(training, batches),
+        with_batches(validation, evaluated),
         ckpt_path=checkpoint,
     )
     clock, ledger = backend.clock, backend.ledger

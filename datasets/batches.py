@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Sampler
+import torch
+from torch.utils.data import DataLoader, Sampler
 
 from datasets.partition import Rows
 
@@ -12,6 +13,17 @@ from datasets.partition import Rows
 def collate(batch: Any) -> Any:
     """Passes on the batch that `__getitems__` has already made."""
     return batch
+
+
+def with_batches(loader: DataLoader[Any], batches: Any) -> DataLoader[Any]:
+    """The loader of a data module, with these batches of row numbers in place of its own."""
+    return DataLoader(
+        loader.dataset,
+        batch_sampler=batches,
+        collate_fn=loader.collate_fn,
+        # Else each pass over it draws from the random numbers that dropout goes on with.
+        generator=torch.Generator(),
+    )
 
 
 class BatchOrder:

@@ -30,6 +30,7 @@ STEPS = 40
 SETTINGS: dict[str, dict[str, Any]] = {
     "admm": {"local_steps": 5, "rho": 0.1},
     "codistillation": {"burn_in": 5, "period": 5},
+    "elastic_averaging": {"tau": 5},
     "model_averaging": {"tau": 5},
 }
 
