@@ -88,8 +88,10 @@ def inputs(results: Results, figures: dict[str, bytes], reasons: dict[str, str])
 
 def _title(results: Results) -> str:
     kind = " (synthetic data)" if results.benchmark["data"]["synthetic"] else ""
-    what = "Sweep" if "sweep" in results.benchmark else "Benchmark"
-    return f"{what} {results.benchmark['benchmark']['name']}{kind}"
+    name = results.benchmark["name"]
+    if "sweep" in results.benchmark:
+        return f"Sweep {name.removesuffix('-sweep')}{kind}"
+    return f"Benchmark {name}{kind}"
 
 
 def _trials(results: Results) -> dict[str, Any]:
