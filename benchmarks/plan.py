@@ -8,7 +8,7 @@ import optuna
 
 from benchmarks.config import Benchmark, Sweep, Trial, fingerprint
 from benchmarks.environment import hardware
-from benchmarks.plugin import ConfigError
+from benchmarks.plugin import ConfigError, nearest
 from benchmarks.studies import suggest
 from lightning_modules import find_algorithms
 from lightning_modules.backend.search import Choice, Dimension
@@ -45,7 +45,7 @@ class Plan:
         return self.benchmark.algorithms[self.label]
 
     @property
-    def _stated(self) -> tuple[dict[str, Dimension], dict[str, Dimension]]:
+    def stated(self) -> tuple[dict[str, Dimension], dict[str, Dimension]]:
         """The search spaces that the task and the algorithm state."""
         task = self.benchmark.workload.task.cls
         algorithm = find_algorithms()[self._entry["algorithm"]]
@@ -59,7 +59,7 @@ class Plan:
         Raises:
             ConfigError: a dimension stated is no argument, or is stated twice.
         """
-        sweep, (of_task, own) = self.benchmark.sweep, self._stated
+        sweep, (of_task, own) = self.benchmark.sweep, self.stated
         if both := set(of_task) & set(own):
             raise ConfigError(f"{self.label} and its task both draw {min(both)!r}: rename one")
         stated = {
@@ -79,7 +79,7 @@ class Plan:
     def _current(self, workers: int) -> dict[str, Any]:
         """What the benchmark's YAML says of everything that can be drawn."""
         scale, task = self.benchmark.scale, self.benchmark.workload.task
-        of_task, own = self._stated
+        of_task, own = self.stated
         known = {**self._entry, **task.arguments}
         for name in (*of_task, *own):
             if name not in known:
@@ -127,7 +127,7 @@ class Plan:
         Raises:
             ConfigError: there is none.
         """
-        of_task, own = ({n: drawn[n] for n in stated if n in drawn} for stated in self._stated)
+        of_task, own = ({n: drawn[n] for n in stated if n in drawn} for stated in self.stated)
         scale = {name: drawn[name] for name in ("batch_size", "zero_stage") if name in drawn}
         workload, task = self.benchmark.workload, self.benchmark.workload.task
         configured = replace(
@@ -197,4 +197,8 @@ def plans(benchmark: Benchmark) -> tuple[list[Plan], list[str]]:
         there += scales
     if not there:
         raise ConfigError("sweep: nothing to tune; " + "; ".join(left_out))
+    stated = {name for plan in there for space in plan.stated for name in space}
+    for name in set(sweep.only or ()) - stated:
+        near = nearest(name, stated)
+        raise ConfigError(f"sweep.only: no algorithm or task here draws {name!r}{near}")
     return there, left_out

@@ -171,6 +171,8 @@ def hand_out(
             return trial
         trial.set_user_attr(DUPLICATE_OF, twin.number)
         study.tell(trial, state=TrialState.FAIL)
+        if not trial.params:
+            return None  # nothing is drawn at all
     return None
 
 

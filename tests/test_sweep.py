@@ -161,11 +161,11 @@ def test_a_mistake_in_the_section_is_told_in_one_line(benchmark_file, override, 
     assert "\n" not in str(error.value)
 
 
-def test_an_algorithm_that_the_benchmark_lacks_is_named(small):
-    with pytest.raises(
-        ConfigError, match="no 'admm' in small; there are sync_sgd, model_averaging"
-    ):
+def test_an_algorithm_or_a_dimension_that_there_is_not_is_named(small):
+    with pytest.raises(ConfigError, match="no 'admm' in small; there are sync_sgd, model_averag"):
         plans(with_sweep(small, algorithms=["admm"]))
+    with pytest.raises(ConfigError, match="draws 'taus'; did you mean 'tau'"):
+        plans(with_sweep(small, only=["lr", "taus"]))
 
 
 # What is minimised
@@ -276,6 +276,14 @@ def test_no_configuration_is_handed_out_twice_and_none_beyond_the_budget(studies
     assert sorted(drawn) == [1, 2, 3], "the space has three configurations"
     assert len(counted(study.trials)) == 3
     assert hand_out(study, 3, draw_x, "random") is None
+
+
+def test_where_nothing_is_drawn_the_configuration_of_the_yaml_is_all(studies):
+    study = studies.study("s")
+    queue(study, [{}])
+    study.tell(hand_out(study, 5, lambda _: None, "tpe"), 1.0)
+    assert hand_out(study, 5, lambda _: None, "tpe") is None
+    assert len(counted(study.trials)) == 1
 
 
 def test_the_draws_are_the_same_whichever_process_asks(tmp_path):
