@@ -1,6 +1,7 @@
 """Sweeps: search spaces, budgets, who gets which trial, and what interruptions leave behind."""
 
 import inspect
+import itertools
 import json
 import os
 import signal
@@ -524,6 +525,22 @@ def test_a_trial_that_diverges_is_given_up_and_the_rest_goes_on(tmp_path):
         assert trial.state == (TrialState.PRUNED if diverged else TrialState.COMPLETE)
         assert ("Diverged" in trial.user_attrs.get("reason", "")) == diverged
     assert {trial.state for trial in study.trials} == {TrialState.PRUNED, TrialState.COMPLETE}
+
+
+def test_several_objectives_give_a_front_of_configurations_trained_on_every_seed(tmp_path):
+    checkout = Checkout(tmp_path)
+    objectives = "--sweep.objectives=[modelled_time_to_target_s,churn]"
+    settings = ["--sweep.sampler=nsga2", "--sweep.tuning_seeds=[0,1]", "--sweep.seeds=[100]"]
+    checkout.sweep(objectives, *settings, "--sweep.algorithms=[sync_sgd]", "--sweep.trials=3")
+    (study,) = load(checkout.client, "small-sweep").benchmark["sweep"]["studies"]
+    assert len(study["trials"]) == 3
+    for trial in study["trials"]:
+        assert len(trial["run_ids"]) == 2
+        assert all(value > 0 for value in trial["values"])
+    front = {t["number"]: t["values"] for t in study["trials"] if t["number"] in study["front"]}
+    assert study["best"] in front
+    for a, b in itertools.permutations(front.values(), 2):
+        assert not (a[0] <= b[0] and a[1] <= b[1]), "one of them is beaten in both"
 
 
 BOWL = """
