@@ -56,26 +56,30 @@ class Studies:
     """
 
     def __init__(self, uri: str, heartbeat_s: int = HEARTBEAT_S) -> None:
-        self.uri, self.heartbeat_s = uri, heartbeat_s
+        self.heartbeat_s = heartbeat_s
         self.storage: RDBStorage | JournalStorage
-        database = "://" in uri
-        if database and not uri.startswith(("postgresql", "sqlite:///")):
+        # A connection that a restart of the database has broken is replaced.
+        lasting = {"pool_pre_ping": True}
+        self._server: sqlalchemy.Engine | None = None
+        if "://" in uri and not uri.startswith(("postgresql", "sqlite:///")):
             raise StoreError(f"studies are kept in a file, sqlite or PostgreSQL, not in {uri}")
-        local = uri.removeprefix("sqlite:///")
-        self._lock_file = None if uri.startswith("postgresql") else Path(f"{local}.handing_out")
+        file = Path(uri.removeprefix("sqlite:///"))
+        self._lock_file = file.with_name(f"{file.name}.handing_out")
         try:
-            if database:
-                with self._file_lock():  # two first writers would both create the tables
+            if uri.startswith("postgresql"):
+                self._server = sqlalchemy.create_engine(uri, **lasting)
+            else:
+                file.parent.mkdir(parents=True, exist_ok=True)
+            with self.lock():  # two first writers would both create the tables
+                if "://" in uri:
                     self.storage = RDBStorage(
                         uri,
-                        # A connection that a restart of the database has broken is replaced.
-                        engine_kwargs={"pool_pre_ping": True},
+                        engine_kwargs=lasting,
                         heartbeat_interval=heartbeat_s,
                         heartbeat_stale_trial_callback=_retry,
                     )
-            else:
-                Path(uri).parent.mkdir(parents=True, exist_ok=True)
-                self.storage = JournalStorage(JournalFileBackend(uri))
+                else:
+                    self.storage = JournalStorage(JournalFileBackend(uri))
         except (OSError, SQLAlchemyError, ModuleNotFoundError) as error:
             reason = str(error).splitlines()[0]
             raise StoreError(f"the studies in {uri} cannot be opened: {reason}") from error
@@ -83,25 +87,13 @@ class Studies:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Held while trials are handed out; it goes with the process that holds it."""
-        if isinstance(self.storage, RDBStorage) and self._lock_file is None:
-            with self.storage.engine.connect() as connection:
-                connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({LOCK})"))
-                try:
-                    yield
-                finally:
-                    with suppress(SQLAlchemyError):  # gone with its connection
-                        connection.execute(sqlalchemy.text(f"SELECT pg_advisory_unlock({LOCK})"))
-        else:
-            with self._file_lock():
+        if self._server is None:
+            with FileLock(self._lock_file):
                 yield
-
-    @contextmanager
-    def _file_lock(self) -> Iterator[None]:
-        if self._lock_file is None:
-            yield
             return
-        self._lock_file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self._lock_file):
+        with self._server.connect() as connection:
+            # Until the end of the transaction, which is that of the block.
+            connection.execute(sqlalchemy.text(f"SELECT pg_advisory_xact_lock({LOCK})"))
             yield
 
     def study(self, name: str, objectives: int = 1) -> Study:
