@@ -77,11 +77,9 @@ def _draw_history(results: Results, study: Study, axes: Axes) -> None:
                 transform = axes.get_xaxis_transform()
                 axes.plot(place, 0.03, "x", color=look.colour, transform=transform, clip_on=False)
             continue
-        first, missed = trial["values"][0], trial["excess"] > 0
-        axes.plot(place, first, look.marker, color=look.colour, mfc="white" if missed else None)
-        if trial["number"] == study["best"]:
-            axes.plot(place, first, "o", ms=9, mfc="none", mec=look.colour)
-        if not missed and first < best:
+        first = trial["values"][0]
+        _mark(axes, look, study, trial, place, first)
+        if trial["excess"] <= 0 and first < best:
             best = first
             places.append(place)
             bests.append(best)
@@ -94,6 +92,14 @@ def _draw_history(results: Results, study: Study, axes: Axes) -> None:
         readable_log_ticks(axes)
     if _settings(results)["objectives"][0] == "bytes_to_target":
         axes.yaxis.set_major_formatter(_ticks("bytes_to_target"))
+
+
+def _mark(axes: Axes, look: Look, study: Study, trial: Tried, x: float, y: float) -> None:
+    """A trial that came to its end, hollow where it missed the target, ringed where retrained."""
+    missed = trial["excess"] > 0
+    axes.plot(x, y, look.marker, color=look.colour, mfc="white" if missed else None)
+    if trial["number"] == study["best"]:
+        axes.plot(x, y, "o", ms=9, mfc="none", mec=look.colour)
 
 
 def _ticks(objective: str) -> FuncFormatter:
@@ -140,10 +146,7 @@ def front(results: Results) -> Figure:
         look = _look(results, study)
         for trial in _completed(study):
             x, y, *_ = trial["values"]
-            missed = "white" if trial["excess"] > 0 else None
-            axes.plot(x, y, look.marker, color=look.colour, mfc=missed)
-            if trial["number"] == study["best"]:
-                axes.plot(x, y, "o", ms=9, mfc="none", mec=look.colour)
+            _mark(axes, look, study, trial, x, y)
         points = sorted(t["values"][:2] for t in _completed(study) if t["number"] in study["front"])
         if points:
             axes.plot(*zip(*points, strict=True), color=look.colour, lw=1)
