@@ -76,10 +76,13 @@ def sweep(
     for text in left_out:
         display.note(f"left out: {text}")
     about = prepare(benchmark.workload, display)
+    facts = dict(about["facts"])
+    if "modelled_time_to_target_s" in benchmark.sweep.objectives:
+        facts["link"] = link  # seconds over another cannot be compared
     with studies.lock():
-        number = identity(benchmark, about["facts"])
+        number = identity(benchmark, facts)
         parent = BenchmarkRun(client, f"{benchmark.name}-sweep", number, about)
-        opened = [_open(plan, studies, parent) for plan in planned]
+        opened = [_open(plan, studies, parent, facts) for plan in planned]
     with parent:
         work = _Work(benchmark, parent, studies, link, display, share_machine)
         for each in opened:
@@ -87,6 +90,7 @@ def sweep(
             work.describe(opened, left_out)
         for each in opened:
             work.retrain(each)
+            client.set_terminated(each.run_id)
         missing = work.describe(opened, left_out)
         parent.failed = missing > 0
     return missing
@@ -122,9 +126,9 @@ class _Opened:
         }
 
 
-def _open(plan: Plan, studies: Studies, parent: BenchmarkRun) -> _Opened:
+def _open(plan: Plan, studies: Studies, parent: BenchmarkRun, facts: Mapping[str, Any]) -> _Opened:
     settings, budget = plan.benchmark.sweep, plan.benchmark.workload.budget
-    name = plan.name(parent.about["facts"])
+    name = plan.name(facts)
     study = studies.study(name, len(settings.objectives))
     study.pruner = make_pruner(settings.pruner, budget.evaluations)
     queue(study, plan.queue())
@@ -177,7 +181,7 @@ class _Work:
         settings, target = self.benchmark.sweep, self.benchmark.workload.target.loss
         ended: list[Ended] = []
         for seed in settings.tuning_seeds:
-            watch = None if ended else self._watch(opened.study, trial)
+            watch = self._watch(opened.study, trial, first=not ended)
             ended.append(self._train(opened, trial, drawn, seed, "tuning", watch))
             if reason := ended[-1].failure:
                 trial.set_user_attr(REASON, reason)
@@ -190,8 +194,8 @@ class _Work:
             trial.set_constraint("validation loss over the target", excess(ended, target))
         opened.study.tell(trial, values)
 
-    def _watch(self, study: Study, trial: optuna.Trial) -> Watch:
-        """What ends a trial early: that it has its values, or that it is hopeless."""
+    def _watch(self, study: Study, trial: optuna.Trial, first: bool) -> Watch:
+        """What ends a trial early: that it has its values or, on the first seed, is hopeless."""
         settings, target = self.benchmark.sweep, self.benchmark.workload.target.loss
         objectives, seen, reached = settings.objectives, 0, False
 
@@ -201,6 +205,8 @@ class _Work:
             reached = reached or point["validation_loss"] <= target
             if reached and set(objectives) <= set(TO_TARGET):
                 raise Stop
+            if not first:
+                return
             if len(objectives) == 1 and not (reached and about_target(objectives)):
                 trial.report(point["validation_loss"], seen)
                 if trial.should_prune():
@@ -232,7 +238,8 @@ class _Work:
 
         def train(trial: optuna.Trial) -> None:
             seed = trial.params["seed"]
-            self.display.trial(f"{plan.title}, seed {seed}", seeds.index(seed), len(seeds))
+            index = sum(other.state.is_finished() for other in counted(retrains.trials))
+            self.display.trial(f"{plan.title}, seed {seed}", index, len(seeds))
             ended = self._train(opened, trial, best.user_attrs[DRAWN], seed, "trial")
             if ended.failure:
                 trial.set_user_attr(REASON, ended.failure)

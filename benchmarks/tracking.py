@@ -91,8 +91,12 @@ class BenchmarkRun:
     def _abandon_stale(self) -> None:
         """Closes the runs of processes that are gone."""
         for run in self.client.search_runs([self.experiment_id], "attributes.status = 'RUNNING'"):
-            if is_gone(run.data.tags[PROCESS]):
+            if not is_gone(run.data.tags[PROCESS]):
+                continue
+            if run.data.tags[KIND] in ("trial", "tuning"):
                 self.fail(run.info.run_id, "interrupted: the process that ran it is gone", "KILLED")
+            else:
+                self.client.set_terminated(run.info.run_id, "KILLED")
 
     def _create(self, tags: dict[str, str]) -> str:
         tags = tags | {

@@ -433,7 +433,8 @@ def test_study_trial_and_retrain_nest_in_mlflow(swept):
         runs = swept.runs(kind)
         assert len(runs) == number
         assert {run.data.tags["mlflow.parentRunId"] for run in runs} == set(studies)
-    assert {run.info.status for run in swept.runs("trial")} == {"FINISHED"}
+    for kind in ("benchmark", "study", "trial"):
+        assert {run.info.status for run in swept.runs(kind)} == {"FINISHED"}
 
 
 def test_the_same_command_again_runs_nothing_and_a_larger_budget_the_rest(swept):
@@ -539,10 +540,14 @@ def test_several_objectives_give_a_front_of_configurations_trained_on_every_seed
         assert all(value > 0 for value in trial["values"])
     front = {t["number"]: t["values"] for t in study["trials"] if t["number"] in study["front"]}
     assert study["best"] in front
+    # Over another link the seconds are others, and so is the study.
+    checkout.sweep(objectives, *settings, "--sweep.algorithms=[sync_sgd]", "--sweep.trials=1", LINK)
+    assert len({name for name in checkout.opened() if "retrains" not in name}) == 2
     for a, b in itertools.permutations(front.values(), 2):
         assert not (a[0] <= b[0] and a[1] <= b[1]), "one of them is beaten in both"
 
 
+LINK = "--link=wan-100m-50ms"
 BOWL = """
 workload:
   data: {class: "tests.workload:LinearRule", rows: 1000}
