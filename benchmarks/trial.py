@@ -287,6 +287,7 @@ def run_rank(
 
     Raises:
         Diverged: the training loss is not finite.
+        ValueError: the trial's layout does not fit the world.
     """
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -295,12 +296,14 @@ def run_rank(
     warnings.filterwarnings("ignore", ".*(does not have many workers|sync_dist=True).*")
     torch.set_num_threads(trial.threads)
     os.environ["OMP_NUM_THREADS"] = str(trial.threads)  # else Lightning takes all cores again
-    rank = int(os.environ["RANK"])
+    rank, layout = int(os.environ["RANK"]), trial.layout
+    # First of all: a rank without a place would fail on its own, and the others wait for it.
+    layout.check_fits(int(os.environ["WORLD_SIZE"]))
     data, algorithm = build(trial, rank)
     training, validation = data.train_dataloader(), data.val_dataloader()
     steps, every = schedule(trial, _rows(training))
     evaluation_batch = getattr(data, "evaluation_batch", EVALUATION_BATCH)
-    layout, parts = trial.layout, partition(trial, algorithm, training, evaluation_batch)
+    parts = partition(trial, algorithm, training, evaluation_batch)
     examples = [len(part) for part in parts]
     algorithm.data_share = examples[layout.replica_of(rank)] / sum(examples)
     seen_by_all = trial.workers if trial.partition.kind == "iid" else layout.ranks

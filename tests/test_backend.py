@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +137,12 @@ def count_collectives(trial: Trial, report: Report) -> int:
     return count.calls
 
 
+def refusal(trial: Trial, report: Report) -> str:
+    with pytest.raises(ValueError, match="does not fit") as refused:
+        run_rank(trial, report)
+    return str(refused.value)
+
+
 def test_replicas_are_not_kept_in_step_by_a_collective_that_nobody_asked_for() -> None:
     apart = run_ranks(2, count_collectives, of_replicas(2, 1, evaluations=1))
     joined = run_ranks(2, count_collectives, of_replicas(1, 2, evaluations=1))
@@ -145,10 +151,12 @@ def test_replicas_are_not_kept_in_step_by_a_collective_that_nobody_asked_for() -
     assert min(joined) >= steps
 
 
-def test_a_layout_that_does_not_fit_the_world_is_refused() -> None:
-    wrong = replace(of_replicas(2, 2), workers=3)
-    with pytest.raises(RankFailed, match="2 replicas x 1 ranks does not fit a world of 3"):
-        run_ranks(3, train, wrong, Plan())
+@pytest.mark.parametrize(("replicas", "ranks"), [(2, 1), (2, 2)])
+def test_a_layout_that_does_not_fit_the_world_is_refused_by_every_rank(
+    replicas: int, ranks: int
+) -> None:
+    message = f"{replicas} replicas x {ranks} ranks does not fit a world of 3"
+    assert run_ranks(3, refusal, of_replicas(replicas, ranks)) == [f"the layout of {message}"] * 3
 
 
 # Ledger

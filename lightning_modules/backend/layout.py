@@ -29,6 +29,18 @@ class Layout:
     def world_size(self) -> int:
         return self.replicas * self.ranks
 
+    def check_fits(self, world_size: int) -> None:
+        """Refuses a world of another size.
+
+        Raises:
+            ValueError: there are more ranks, or fewer, than the layout has places for.
+        """
+        if self.world_size != world_size:
+            raise ValueError(
+                f"the layout of {self.replicas} replicas x {self.ranks} ranks"
+                f" does not fit a world of {world_size}"
+            )
+
     def replica_of(self, rank: int) -> int:
         return rank // self.ranks
 

@@ -105,11 +105,6 @@ class DeepSpeedBackend(DeepSpeedStrategy):
     def setup_distributed(self) -> None:
         reset_seed()
         self.set_world_ranks()
-        if self.layout.world_size != self.world_size:
-            raise ValueError(
-                f"the layout of {self.layout.replicas} replicas x {self.layout.ranks} ranks"
-                f" does not fit a world of {self.world_size}"
-            )
         # Building the shared-memory operation takes a compiler and half a minute, and training
         # never uses it.
         sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
