@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
@@ -26,6 +26,11 @@ Objective = Literal[
 ]
 Sampler = Literal["tpe", "nsga2", "random"]
 Pruner = Literal["hyperband", "successive_halving", "none"]
+
+Settings = TypeVar("Settings", Partition, "Budget")
+
+# What the entry of an algorithm states beside its hyper-parameters.
+BESIDE = ("algorithm", "workers", "partition", "budget")
 
 
 def fingerprint(config: Any, facts: Mapping[str, Any]) -> str:
@@ -269,11 +274,17 @@ class Benchmark:
                     reasons[label, workers] = str(error)
         return reasons
 
+    def budget(self, label: str) -> Budget:
+        """How much the trials of one algorithm may train: as all do, unless its entry says else."""
+        return self.algorithms[label]["budget"] or self.workload.budget
+
+    def _hyper_parameters(self, label: str) -> dict[str, Any]:
+        return {k: v for k, v in self.algorithms[label].items() if k not in BESIDE}
+
     def _check_layout(self, label: str, workers: int) -> None:
-        entry = self.algorithms[label]
-        own = {k: v for k, v in entry.items() if k not in ("algorithm", "partition", "workers")}
+        algorithm = find_algorithms()[self.algorithms[label]["algorithm"]]
         try:
-            find_algorithms()[entry["algorithm"]].layout(workers, **own)
+            algorithm.layout(workers, **self._hyper_parameters(label))
         except ValueError as error:
             raise ConfigError(f"algorithms.{label}.workers: {error}") from error
 
@@ -283,9 +294,7 @@ class Benchmark:
         Raises:
             ConfigError: as `trials`.
         """
-        entry = dict(self.algorithms[label])
-        algorithm, partition = entry.pop("algorithm"), entry.pop("partition")
-        del entry["workers"]
+        entry = self.algorithms[label]
         batch_size, left = self.scale.batch_size, 0
         if self.scale.scaling == "strong":
             batch_size, left = divmod(batch_size, workers)
@@ -297,17 +306,17 @@ class Benchmark:
         self._check_layout(label, workers)
         return Trial(
             benchmark=self.name,
-            workload=self.workload,
+            workload=replace(self.workload, budget=self.budget(label)),
             label=label,
-            algorithm=algorithm,
-            hyper_parameters=entry,
+            algorithm=entry["algorithm"],
+            hyper_parameters=self._hyper_parameters(label),
             workers=workers,
             batch_size=batch_size,
             zero_stage=self.scale.zero_stage,
             threads=self.scale.threads,
             accelerator=self.scale.accelerator,
             seed=seed,
-            partition=partition or self.partition,
+            partition=entry["partition"] or self.partition,
             fault=self.fault if self.fault.rank < workers else Fault(),
         )
 
@@ -450,7 +459,10 @@ def _parser(
             )
         parser.add_class_arguments(known[algorithm], f"algorithms.{label}", skip={"task"})
         parser.add_argument(f"--algorithms.{label}.workers", type=list[int] | None, default=None)
-        parser.add_argument(f"--algorithms.{label}.partition", type=Partition | None, default=None)
+        for own in (Partition, Budget):
+            for name, kind in get_type_hints(own).items():
+                place = f"--algorithms.{label}.{own.__name__.lower()}.{name}"
+                parser.add_argument(place, type=kind | None, default=None)
     return parser, {"data": data, "task": task}, algorithms
 
 
@@ -466,10 +478,12 @@ def _benchmark(
         raise ConfigError(
             f"{path}: algorithms is missing; there are {', '.join(find_algorithms())}"
         )
+    budget = Budget(**workload["budget"])
     try:
-        for entry in algorithms.values():
-            entry["partition"] = entry["partition"] and Partition(**entry["partition"])
         partition = Partition(**values["partition"])
+        for entry in algorithms.values():
+            entry["partition"] = _own(partition, entry["partition"])
+            entry["budget"] = _own(budget, entry["budget"])
         fault = Fault(**values["fault"])
         sweep = Sweep(**values["sweep"])
     except ValueError as error:
@@ -481,7 +495,7 @@ def _benchmark(
             data=replace(classes["data"], arguments=workload.get("data", {})),
             task=replace(classes["task"], arguments=workload.get("task", {})),
             target=Target(**workload["target"]),
-            budget=Budget(**workload["budget"]),
+            budget=budget,
         ),
         algorithms=algorithms,
         scale=Scale(**values["scale"]),
@@ -494,12 +508,18 @@ def _benchmark(
     return benchmark
 
 
+def _own(general: Settings, stated: dict[str, Any]) -> Settings | None:
+    """What an algorithm's entry states, the rest as all have it; None where it states nothing."""
+    stated = {name: value for name, value in stated.items() if value is not None}
+    return replace(general, **stated) if stated else None
+
+
 def _check_positive(path: Path, benchmark: Benchmark) -> None:
-    budget, scale = benchmark.workload.budget, benchmark.scale
+    scale, budgets = benchmark.scale, {"workload.budget": benchmark.workload.budget}
+    for label in benchmark.algorithms:
+        budgets[f"algorithms.{label}.budget"] = benchmark.budget(label)
     quantities = {
-        "workload.budget.examples": budget.examples,
-        "workload.budget.epochs": budget.epochs,
-        "workload.budget.evaluations": budget.evaluations,
+        **{f"{place}.{k}": v for place, own in budgets.items() for k, v in asdict(own).items()},
         "scale.batch_size": scale.batch_size,
         "scale.threads": scale.threads,
         "scale.workers": min(scale.workers, default=0),
@@ -539,6 +559,11 @@ def _readable(message: str, parser: ArgumentParser) -> str:
     unknown = re.search(r"unrecognized arguments: --([\w.]+)", message)
     if unknown:
         return f"unknown option --{unknown[1]}{nearest(unknown[1], _fields(parser), '--')}"
-    line = " ".join(message.split())
-    line = re.sub(r'Parser key "([^"]+)":', r"\1:", line)
-    return re.sub(r"<class '(\w+)'>|typing\.(?=Literal)", r"\1", line)
+    line = re.sub(r"<class '(\w+)'>|typing\.(?=Literal)", r"\1", " ".join(message.split()))
+    # A setting that may be left out is of a type or None, of which nobody has to be told.
+    line = re.sub(
+        r"Does not validate .* - (Expected .*?)(\. Got .*)? - Expected (a )?NoneType .* value: (.*)",
+        r"\1. Got value: \4",
+        line,
+    )
+    return re.sub(r'Parser key "([^"]+)":', r"\1:", line)

@@ -127,7 +127,7 @@ class _Opened:
 
 
 def _open(plan: Plan, studies: Studies, parent: BenchmarkRun, facts: Mapping[str, Any]) -> _Opened:
-    settings, budget = plan.benchmark.sweep, plan.benchmark.workload.budget
+    settings, budget = plan.benchmark.sweep, plan.benchmark.budget(plan.label)
     name = plan.name(facts)
     study = studies.study(name, len(settings.objectives))
     study.pruner = make_pruner(settings.pruner, budget.evaluations)

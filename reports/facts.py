@@ -15,8 +15,7 @@ def facts(results: Results) -> list[list[str]]:
         "Data": _data(results.benchmark["data"], results.benchmark["loss_name"]),
         "Target": f"validation {results.benchmark['loss_name']} of at most"
         f" {workload['target']['loss']:g}",
-        "Budget": "{examples:,} examples or {epochs:g} epochs, whichever comes first;"
-        " {evaluations} evaluations".format(**workload["budget"]),
+        "Budget": _budget(workload["budget"]),
         "Algorithms": "\n".join(
             f"{name}{_tuned_or_set(results, label)} on {_workers_of(results, label)}"
             for label, name in names(results).items()
@@ -56,7 +55,16 @@ def _hyper_parameters(entry: dict[str, Any]) -> dict[str, Any]:
     own = {k: v for k, v in entry.items() if k not in ("algorithm", "workers")}
     if "partition" in own:
         own["partition"] = _partition(own["partition"])
+    if own.get("budget"):
+        own["budget"] = _budget(own["budget"])
     return own
+
+
+def _budget(budget: dict[str, Any]) -> str:
+    return (
+        "{examples:,} examples or {epochs:g} epochs, whichever comes first;"
+        " {evaluations} evaluations".format(**budget)
+    )
 
 
 def _partition(partition: dict[str, Any] | None) -> str | None:

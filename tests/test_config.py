@@ -1,10 +1,11 @@
 """What a benchmark's YAML and the command line may say, and what a mistake in them is told."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks.config import ConfigError, load_benchmark, shipped
+from benchmarks.config import Budget, ConfigError, load_benchmark, shipped
 
 YAML = """
 workload:
@@ -72,6 +73,21 @@ def test_a_partition_holds_for_all_but_the_algorithm_that_has_its_own(written):
     kinds = [(t.label, t.workers, t.partition.kind) for t in trials]
     assert kinds == [("baseline", 1, "dirichlet"), ("wide", 2, "shared"), ("wide", 4, "shared")]
     assert trials[0].partition.alpha == 2
+
+
+def test_an_algorithm_may_have_a_budget_of_its_own_for_the_rest_that_of_all(written):
+    path = written("{algorithm: sync_sgd}", "{algorithm: sync_sgd, budget: {examples: 7}}")
+    general = Budget(examples=5, epochs=3.0)
+    changes = ["--workload.budget.examples=5", "--workload.budget.epochs=3"]
+
+    def budgets(*overrides: str) -> list[Budget]:
+        return [t.workload.budget for t in load_benchmark(path, [*changes, *overrides]).trials()]
+
+    longer = replace(general, examples=7)
+    assert budgets() == [general, longer, longer]
+    longest = replace(general, examples=9, epochs=6.0)
+    own = "--algorithms.wide.budget"
+    assert budgets(f"{own}.examples=9", f"{own}.epochs=6") == [general, longest, longest]
 
 
 def test_a_fault_is_of_the_trials_that_have_its_rank(written):
@@ -150,6 +166,14 @@ def test_a_yaml_that_does_not_parse_is_one_line(written, tmp_path):
         ("--scale.workers=[a]", "scale.workers: Expected a int. Got value: a"),
         ("--scale.zero_stage=5", "scale.zero_stage: Expected a Literal[0, 1, 2, 3]. Got value: 5"),
         ("--workload.budget.epochs=0", "workload.budget.epochs must be positive, not 0.0"),
+        (
+            "--algorithms.wide.budget.epochs=0",
+            "algorithms.wide.budget.epochs must be positive, not 0.0",
+        ),
+        (
+            "--algorithms.wide.budget.examples=a",
+            "algorithms.wide.budget.examples: Expected int. Got value: a",
+        ),
         ("--partition.alpha=0", "partition.alpha must be positive, not 0.0"),
         ("--fault.factor=0.5", "fault.factor must be at least 1, not 0.5"),
         (

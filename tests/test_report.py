@@ -228,6 +228,16 @@ def test_a_partition_is_told_with_the_parameter_that_matters_and_a_fault_where_t
     assert "synchronous SGD (partition = labels, 2 shards per replica) on" in facts["Algorithms"]
 
 
+def test_a_budget_that_differs_is_told(whole: Results) -> None:
+    config = dict(whole.benchmark["benchmark"])
+    own = {"budget": {"examples": 2000, "epochs": 3.5, "evaluations": 7}}
+    sync_sgd = config["algorithms"]["sync_sgd"] | own
+    config["algorithms"] = config["algorithms"] | {"sync_sgd": sync_sgd}
+    facts = dict(given(replace(whole, benchmark=whole.benchmark | {"benchmark": config}))["facts"])
+    budget = "2,000 examples or 3.5 epochs, whichever comes first; 7 evaluations"
+    assert f"synchronous SGD (budget = {budget}) on" in facts["Algorithms"]
+
+
 def test_runs_from_before_there_were_partitions_and_faults_have_none(whole: Results) -> None:
     config = dict(whole.benchmark["benchmark"])
     del config["partition"], config["fault"]
