@@ -65,7 +65,12 @@ def benchmark(name: str, workers: dict[str, list[int]], seeds: list[int]) -> Ben
         budget=Budget(),
     )
     algorithms = {
-        label: {"algorithm": label.partition(" ")[0], "workers": n, "partition": None}
+        label: {
+            "algorithm": label.partition(" ")[0],
+            "workers": n,
+            "partition": None,
+            "budget": None,
+        }
         for label, n in workers.items()
     }
     return Benchmark(name, workload, algorithms, Scale([1], batch_size=10), seeds)
