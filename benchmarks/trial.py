@@ -25,6 +25,7 @@ from lightning_modules.backend.clock import Clock
 from lightning_modules.backend.layout import Layout
 from lightning_modules.backend.strategy import DeepSpeedBackend, keep_off_gpus
 
+LOSSES = 256  # added up at once, as adding costs as much as all else that is measured in a step
 EVALUATION_BATCH = 8192  # unless the data module has an `evaluation_batch`
 # Of the first validation rows, kept with the trial so that retrains can be compared.
 PREDICTED_ROWS, PREDICTED_VALUES = 10_000, 2_000_000
@@ -69,7 +70,7 @@ class Meter(Callback):
     ) -> None:
         self.backend, self.ledger, self.report = backend, backend.ledger, report
         self.batch_size, self.to_predict = batch_size, to_predict
-        self.steps, self.reported = 0, 0.0
+        self.reported = 0.0
         self.weights_sha256 = ""
         self.predictions: dict[str, np.ndarray] = {}
 
@@ -89,8 +90,8 @@ class Meter(Callback):
         # An epoch of Lightning's is what lies between two evaluations.
         self.backend.release_gathered()
         self.backend.barrier()
-        self.loss_sum = torch.zeros((), device=self.backend.root_device)
-        self.steps = 0
+        self.loss_sum, self.steps = 0.0, 0
+        self.losses: list[torch.Tensor] = []
         self.ledger.phase = "train"
         self.clock.enter("data")
 
@@ -100,7 +101,9 @@ class Meter(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, algorithm: LightningModule, outputs: Any, *_: Any
     ) -> None:
-        self.loss_sum += outputs["task_loss"]
+        self.losses.append(outputs["task_loss"])
+        if len(self.losses) == LOSSES:
+            self._add_losses()
         self.steps += 1
         if time.monotonic() - self.reported > 0.25:
             self.reported = time.monotonic()
@@ -110,8 +113,14 @@ class Meter(Callback):
             self.report("progress", {"step": trainer.global_step, "train_loss": loss})
         self.clock.enter("data")
 
+    def _add_losses(self) -> None:
+        if self.losses:
+            self.loss_sum += torch.stack(self.losses).sum().item()
+            self.losses.clear()
+
     def on_validation_start(self, trainer: Trainer, algorithm: LightningModule) -> None:
         self.clock.stop()
+        self._add_losses()
         self.ledger.phase = "evaluation"
 
     def on_validation_end(self, trainer: Trainer, algorithm: LightningModule) -> None:
@@ -122,7 +131,7 @@ class Meter(Callback):
         figures = cast(Algorithm, algorithm).figures()
         loss, steps, all_steps, *sums = self._over_ranks(
             torch.distributed.ReduceOp.SUM,
-            self.loss_sum.item(),
+            self.loss_sum,
             self.steps,
             trainer.global_step,
             wire,

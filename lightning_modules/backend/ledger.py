@@ -106,15 +106,17 @@ class Ledger:
 
     Attributes:
         phase: what is sent counts under it, in every thread that is not inside `during`.
+        seconds: spent sending, by phase.
     """
 
     def __init__(self) -> None:
         self.phase = "setup"
-        self._own = threading.local()
-        self.messages: Counter[tuple[str, int, str]] = Counter()
-        self.payload: Counter[tuple[str, int, str]] = Counter()
-        self.wire: Counter[tuple[str, int, str]] = Counter()
         self.seconds: Counter[str] = Counter()
+        self._own = threading.local()
+        # By operation, bytes of payload, size and backend of the group, and phase. What follows from
+        # them is worked out when asked for: counting stands between two messages.
+        self._messages: Counter[tuple[str, int, int, str, str]] = Counter()
+        self._groups: dict[Any, tuple[int, str]] = {}
         self._lock = threading.Lock()
 
     @contextmanager
@@ -131,6 +133,7 @@ class Ledger:
 
         A ledger attached before counts no longer, so that a second `fit` is not counted twice.
         """
+        self._groups.clear()
         for operation in _PAYLOAD:
             method = getattr(type(backend), operation).__get__(backend)
             setattr(backend, operation, self._counted(operation, method))
@@ -140,50 +143,45 @@ class Ledger:
 
         @wraps(method)
         def counted(*args: Any, **kwargs: Any) -> Any:
-            tensor = kwargs[argument] if argument in kwargs else args[place]
+            payload = _bytes(kwargs[argument] if argument in kwargs else args[place])
             group = kwargs.get("group") or next(
                 (a for a in args if isinstance(a, torch.distributed.ProcessGroup)), None
             )
-            size = torch.distributed.get_world_size(group)
-            payload = _bytes(tensor)
             start = time.perf_counter()
             try:
                 return method(*args, **kwargs)
             finally:
                 seconds = time.perf_counter() - start
-                name = torch.distributed.get_backend(group)
                 phase = getattr(self._own, "phase", None) or self.phase
+                key = (operation, payload, *self._size_and_backend(group), phase)
                 with self._lock:
-                    key = (operation, size, phase)
-                    self.messages[key] += 1
-                    self.payload[key] += payload
-                    self.wire[key] += wire_bytes(operation, payload, size, name)  # type: ignore[assignment]
+                    self._messages[key] += 1
                     self.seconds[phase] += seconds  # type: ignore[assignment]
 
         return counted
 
+    def _size_and_backend(self, group: Any) -> tuple[int, str]:
+        # Remembered, as torch takes as long to find them as all the rest of counting does.
+        if group not in self._groups:
+            size = torch.distributed.get_world_size(group)
+            self._groups[group] = size, torch.distributed.get_backend(group)
+        return self._groups[group]
+
     def sent(self, *phases: str) -> tuple[int, float]:
         """Messages and wire bytes booked under `phases`; messages inside a group of one are none."""
-        with self._lock:
-            messages = sum(
-                count
-                for (_, size, phase), count in self.messages.items()
-                if phase in phases and size > 1
-            )
-            wire = sum(count for (_, _, phase), count in self.wire.items() if phase in phases)
-        return messages, wire
+        rows = [row for row in self.rows() if row["phase"] in phases and row["group_size"] > 1]
+        return sum(row["messages"] for row in rows), sum(row["wire_bytes"] for row in rows)
 
     def rows(self) -> list[dict[str, Any]]:
         """One row an operation, group size and phase, for the record of a trial."""
         with self._lock:
-            return [
-                {
-                    "operation": operation,
-                    "group_size": size,
-                    "phase": phase,
-                    "messages": count,
-                    "payload_bytes": self.payload[operation, size, phase],
-                    "wire_bytes": self.wire[operation, size, phase],
-                }
-                for (operation, size, phase), count in sorted(self.messages.items())
-            ]
+            counted = sorted(self._messages.items())
+        rows: dict[tuple[str, int, str], dict[str, Any]] = {}
+        for (operation, payload, size, backend, phase), messages in counted:
+            wire = wire_bytes(operation, payload, size, backend)
+            sums = {"messages": 1, "payload_bytes": payload, "wire_bytes": wire}
+            names = {"operation": operation, "group_size": size, "phase": phase}
+            row = rows.setdefault((operation, size, phase), names | dict.fromkeys(sums, 0))
+            for name, of_one in sums.items():
+                row[name] += messages * of_one
+        return [rows[key] for key in sorted(rows)]
