@@ -4,9 +4,9 @@
 
 For each operation: latency and bandwidth of Hockney's model, fitted to messages of 1 kB, 2 kB ... 16 MB,
 and the error of its prediction for each of them by a fit to every other size, so that no prediction has
-seen what it predicts; 16 MB lies beyond all that its fit has seen. In every round each operation has each
-size once, in an order drawn anew, so that what else the machine does meets all alike. Fitted and predicted
-are lower deciles, the times of exchanges that were not held up, and medians.
+seen what it predicts; 16 MB lies beyond all that its fit has seen. In every round each operation has
+each size once, in an order drawn anew, so that what else the machine does meets all alike. Fitted and
+predicted are lower deciles, the times of exchanges that were not held up, and medians.
 """
 
 import argparse
