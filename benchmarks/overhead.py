@@ -184,9 +184,9 @@ def trials(repeats: int, display: Display) -> Iterator[tuple[str, int, list[dict
         client = open_store(f"sqlite:///{Path(folder) / 'mlflow.db'}")
         for label, workers in CONFIGURATIONS:
             benchmark = plan(label, workers, steps=100, evaluations=2)
-            about = prepare(benchmark.workload, display)
-            parent = BenchmarkRun(client, "overhead", benchmark.identity(), about)
             (trial,) = benchmark.trials()
+            about = prepare([trial], display)
+            parent = BenchmarkRun(client, "overhead", benchmark.identity(), about)
             yield label, workers, [phases(trial, parent) for _ in range(repeats + 1)][1:]
 
 

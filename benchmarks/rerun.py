@@ -58,7 +58,7 @@ def rerun(client: MlflowClient, run_id: str, display: Display) -> Rerun:
     """
     record = _record(client, run_id)
     trial = Trial.from_record(record["trial"])
-    data = prepared(trial.workload)
+    data = prepared([trial])
     with machine(display), TemporaryDirectory() as folder:
         display.trial(trial.title, 0, 1)
         curve: list[dict[str, float]] = []

@@ -1,7 +1,7 @@
 """Runs the trials of a benchmark one after the other, and only those that are missing."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from mlflow.tracking import MlflowClient
 from numpy.typing import NDArray
 
 from benchmarks import ROOT
-from benchmarks.config import Benchmark, Trial, Workload
+from benchmarks.config import Benchmark, Trial
 from benchmarks.environment import facts, revision
 from benchmarks.suitable import data_fingerprint, description, prepared
 from benchmarks.tracking import BenchmarkRun
@@ -65,13 +65,13 @@ def machine(display: Display) -> Iterator[None]:
         lock.release()
 
 
-def prepare(workload: Workload, display: Display) -> dict[str, Any]:
-    """Makes the data ready; returns what the records of all trials on it have in common.
+def prepare(trials: Sequence[Trial], display: Display) -> dict[str, Any]:
+    """Makes the data of trials on one workload ready; returns what their records have in common.
 
     `facts` are those of a trial's identity, `environment` and `data` what they were run on.
     """
-    display.note(f"preparing the data of {workload.name}")
-    data = prepared(workload)
+    display.note(f"preparing the data of {trials[0].workload.name}")
+    data = prepared(trials)
     known = facts(data_fingerprint(data))
     environment = {name: known[name] for name in ("versions", "hardware")}
     return {
@@ -93,7 +93,7 @@ def run(benchmark: Benchmark, client: MlflowClient, display: Display) -> Outcome
     planned = benchmark.trials()
     for reason in benchmark.left_out().values():
         display.note(f"left out: {reason}")
-    about = prepare(benchmark.workload, display)
+    about = prepare(planned, display)
     trials = {trial.identity(**about["facts"]): trial for trial in planned}
     with machine(display):
         identity = benchmark.identity(**about["facts"])

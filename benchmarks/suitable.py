@@ -1,7 +1,7 @@
-"""Whether a workload's classes are what the algorithms need; if not, one line says what they lack."""
+"""Whether trials can run: their classes and hyper-parameters; if not, one line says what is wrong."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
-from benchmarks.config import Workload
+from benchmarks.config import Trial, Workload
 from benchmarks.plugin import ConfigError, Plugin
 from datasets import cache
 from datasets.batches import with_batches
@@ -57,13 +57,15 @@ def _lacks(cls: type, name: str) -> bool:
     return getattr(cls, name, None) in [None, *(getattr(base, name, None) for base in inherited)]
 
 
-def prepared(workload: Workload) -> LightningDataModule:
-    """The data of a workload, ready, after an example or two have gone through its task.
+def prepared(trials: Sequence[Trial]) -> LightningDataModule:
+    """The data of trials on one workload, ready, after an example or two have gone through its task.
 
     Raises:
-        ConfigError: the task and the data do not fit one another or the algorithms.
+        ConfigError: the task and the data do not fit one another or the algorithms, or an algorithm
+            refuses its hyper-parameters.
         DataError: the data cannot be used.
     """
+    workload = trials[0].workload
     with _called(workload.data, "building and reading the data"):
         data: LightningDataModule = workload.data.build()
         data.prepare_data()
@@ -80,11 +82,16 @@ def prepared(workload: Workload) -> LightningDataModule:
         if not len(dataset):
             raise ConfigError(f"{workload.data}: {name}() has no examples")
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        _check_examples(workload, data, loader)
+        task = _checked_task(workload, data, loader)
+        for trial in {trial.label: trial for trial in trials}.values():
+            try:
+                trial.algorithm_class(task, **trial.hyper_parameters)
+            except ValueError as error:
+                raise ConfigError(f"algorithms.{trial.label}: {error}") from error
     return data
 
 
-def _check_examples(workload: Workload, data: LightningDataModule, loader: DataLoader[Any]) -> None:
+def _checked_task(workload: Workload, data: LightningDataModule, loader: DataLoader[Any]) -> Any:
     plugin = workload.task
     with _called(workload.data, "reading validation examples"):
         rows = range(len(loader.dataset))[:2]  # type: ignore[arg-type]
@@ -126,6 +133,7 @@ def _check_examples(workload: Workload, data: LightningDataModule, loader: DataL
         optimizer = task.configure_optimizer(task.parameters())
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(f"a {type(optimizer).__name__} is no torch.optim.Optimizer")
+    return task
 
 
 def _tensor(plugin: Plugin, call: str, value: Any) -> Tensor:

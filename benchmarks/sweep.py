@@ -75,7 +75,7 @@ def sweep(
     planned, left_out = plans(benchmark)
     for text in left_out:
         display.note(f"left out: {text}")
-    about = prepare(benchmark.workload, display)
+    about = prepare([plan.trial({}, seed=0) for plan in planned], display)
     facts = dict(about["facts"])
     if "modelled_time_to_target_s" in benchmark.sweep.objectives:
         facts["link"] = link  # seconds over another cannot be compared

@@ -241,5 +241,6 @@ def _flat(trial: Trial) -> dict[str, Any]:
     task = {f"task.{k}": v for k, v in trial.workload.task.arguments.items()}
     conditions = {f"partition.{k}": v for k, v in asdict(trial.partition).items()}
     conditions |= {f"fault.{k}": v for k, v in asdict(trial.fault).items()}
+    conditions |= {f"budget.{k}": v for k, v in asdict(trial.workload.budget).items()}
     own = {"algorithm": trial.algorithm, **trial.hyper_parameters}
     return {**own, **scale, **conditions, **task, **data}

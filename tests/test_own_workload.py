@@ -136,7 +136,7 @@ def test_a_lightning_module_with_the_methods_of_a_task_is_one(written) -> None:
     path = Path(text.rpartition(":")[0])
     path.write_text(path.read_text().replace("(Task)", "(LightningModule)"))
     trial = next(t for t in load(text, *SMALL).trials() if t.label == "codistillation")
-    prepared(trial.workload)
+    prepared([trial])
     from benchmarks.trial import run_rank
 
     figures = run_ranks(2, run_rank, trial)
@@ -163,7 +163,7 @@ def test_types_that_are_not_written_down_are_taken_as_they_come(written) -> None
 
 def test_data_without_a_fingerprint_are_known_by_their_sizes(written) -> None:
     def known(*overrides: str) -> tuple[dict[str, object], str]:
-        data = prepared(load(written(), *overrides).workload)
+        data = prepared(load(written(), *overrides).trials())
         return description(data), data_fingerprint(data)
 
     about, identity = known()
@@ -179,7 +179,7 @@ def test_data_without_a_fingerprint_are_known_by_their_sizes(written) -> None:
 
 def test_a_fingerprint_of_ones_own_counts(written) -> None:
     own = 'class MyData(LightningDataModule):\n    fingerprint = "v2"\n'
-    data = prepared(load(written("class MyData(LightningDataModule):\n", own)).workload)
+    data = prepared(load(written("class MyData(LightningDataModule):\n", own)).trials())
     assert data_fingerprint(data) == "v2"
 
 
@@ -189,10 +189,17 @@ def test_a_fingerprint_of_ones_own_counts(written) -> None:
 def message(task: str) -> str:
     """The one line that somebody gets who runs `task`."""
     with pytest.raises(ConfigError) as error:
-        prepared(load(task).workload)
+        prepared(load(task).trials())
     text = str(error.value)
     assert "\n" not in text
     return text
+
+
+def test_hyper_parameters_that_an_algorithm_refuses(written) -> None:
+    benchmark = load(written(), "--algorithms.downpour.n_push=0")
+    with pytest.raises(ConfigError) as error:
+        prepared(benchmark.trials())
+    assert str(error.value) == "algorithms.downpour: n_push must be at least 1 step, not 0"
 
 
 def test_a_file_that_is_not_there() -> None:
