@@ -107,7 +107,8 @@ def results(options: argparse.Namespace) -> int:
     from benchmarks.store import open_store
     from reports.results import COLUMNS, load
 
-    found = load(open_store(options.store, create=False), _name(options.name), options.link)
+    client = open_store(options.store, create=False)
+    found = load(client, _name(options.name), options.link, with_predictions=False)
     parameters = [str(name) for name in found.trials if str(name).startswith("param.")]
     rows = found.trials[[*COLUMNS, "oversubscribed", "failure", *parameters]]
     match options.format:

@@ -62,7 +62,9 @@ def staleness(results: Results) -> Figure:
             textcoords="offset points",
             color=colour,
         )
-    drawn[counts[0]].set_ylim(0, 1.25 * drawn[counts[0]].get_ylim()[1])
+    first = drawn[counts[0]]  # whose y axis the others share
+    first.set_ylim(0, 1.25 * first.get_ylim()[1])  # room for the means; no share is above all
+    first.set_yticks([tick for tick in first.get_yticks() if tick <= min(100, first.get_ylim()[1])])
     for i, axes in enumerate(drawn.values()):
         axes.set_xlim(-0.6, max(stalest, 3) + 0.6)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
