@@ -81,10 +81,6 @@ class ConsensusADMM(Algorithm):
         self.primal_residual = self.dual_residual = 0.0
         self.converged = False
 
-    @classmethod
-    def layout(cls, workers: int, **hyper_parameters: Any) -> Layout:
-        return Layout(replicas=workers, ranks=1)
-
     def on_train_start(self) -> None:
         if self.consensus is None:  # else a checkpoint has brought it
             self.consensus = self.backend.weights()

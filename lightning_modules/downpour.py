@@ -82,10 +82,6 @@ class Downpour(Algorithm):
         self.server: ParameterServer
         self.resumed: tuple[Tensor, dict[str, Any]] | None = None
 
-    @classmethod
-    def layout(cls, workers: int, **hyper_parameters: Any) -> Layout:
-        return Layout(replicas=workers, ranks=1)
-
     def tickets(self, rank: int, draw: Callable[[], int]) -> Callable[[], int]:
         recorded = iter(self.recorded[rank]["tickets"]) if self.recorded else None
 

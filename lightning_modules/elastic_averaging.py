@@ -24,7 +24,7 @@ from torch import Tensor
 
 from lightning_modules.backend.algorithm import Algorithm
 from lightning_modules.backend.layout import Layout
-from lightning_modules.backend.ledger import engine_bytes
+from lightning_modules.backend.ledger import wire_bytes
 from lightning_modules.backend.search import Choice, Integer, Real
 from lightning_modules.backend.task import Task
 
@@ -69,10 +69,6 @@ class ElasticAveraging(Algorithm):
         self.centre: Tensor | None = None
         self.divergence = 0.0
 
-    @classmethod
-    def layout(cls, workers: int, **hyper_parameters: Any) -> Layout:
-        return Layout.of_replicas(workers, hyper_parameters.get("ranks_per_replica", 1))
-
     def on_train_start(self) -> None:
         if self.alpha is None:
             self.alpha = self.beta / self.backend.layout.replicas
@@ -107,7 +103,6 @@ class ElasticAveraging(Algorithm):
         self.centre = checkpoint["elastic_averaging"]
 
     def expected_bytes(self, layout: Layout, zero_stage: int, steps: int) -> float:
-        """An all-reduce of the weights between the replicas at each exchange, and what the engine
-        sends inside a replica at every step."""
-        exchanged = engine_bytes(self.model_bytes, layout.replicas, 0) * self.exchanges
-        return exchanged + engine_bytes(self.model_bytes, layout.ranks, zero_stage) * steps
+        """Beside what the engine sends, an all-reduce of the weights at each exchange."""
+        exchanged = wire_bytes("all_reduce", self.model_bytes, layout.replicas) * self.exchanges
+        return exchanged + super().expected_bytes(layout, zero_stage, steps)

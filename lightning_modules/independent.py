@@ -15,8 +15,6 @@ from typing import Any
 from torch import Tensor
 
 from lightning_modules.backend.algorithm import Algorithm
-from lightning_modules.backend.layout import Layout
-from lightning_modules.backend.ledger import engine_bytes
 from lightning_modules.backend.search import Choice
 from lightning_modules.backend.task import Task
 
@@ -38,10 +36,6 @@ class IndependentReplicas(Algorithm):
         super().__init__(task)
         self._add_evaluation("ensemble")
 
-    @classmethod
-    def layout(cls, workers: int, **hyper_parameters: Any) -> Layout:
-        return Layout.of_replicas(workers, hyper_parameters.get("ranks_per_replica", 1))
-
     def validation_step(self, batch: Any, _: int) -> None:
         logits, labels = self.task(batch), self.task.labels(batch)
         self._evaluate("validation", logits, labels)
@@ -55,7 +49,3 @@ class IndependentReplicas(Algorithm):
     def _ensemble(self, predictions: Tensor) -> Tensor:
         """The mean over the replicas of their predictions on the same batch."""
         return self.backend.gather_from_replicas(predictions).mean(dim=0)
-
-    def expected_bytes(self, layout: Layout, zero_stage: int, steps: int) -> float:
-        """What the engine sends inside a replica."""
-        return engine_bytes(self.model_bytes, layout.ranks, zero_stage) * steps

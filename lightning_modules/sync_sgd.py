@@ -12,11 +12,8 @@ the all-reduce, Ben-Nun and Hoefler (2018), "Demystifying Parallel and Distribut
 
 from typing import Any
 
-import torch.distributed
-
 from lightning_modules.backend.algorithm import Algorithm
 from lightning_modules.backend.layout import Layout
-from lightning_modules.backend.ledger import engine_bytes
 
 
 class SyncSGD(Algorithm):
@@ -26,8 +23,3 @@ class SyncSGD(Algorithm):
     @classmethod
     def layout(cls, workers: int, **hyper_parameters: Any) -> Layout:
         return Layout(replicas=1, ranks=workers)
-
-    def expected_bytes(self, layout: Layout, zero_stage: int, steps: int) -> float:
-        """All that is sent is the engine's: 2 (N - 1) / N p a step at ZeRO 0, an all-reduce's least."""
-        backend = torch.distributed.get_backend()
-        return engine_bytes(self.model_bytes, layout.ranks, zero_stage, backend) * steps

@@ -1,6 +1,5 @@
 """The base of every algorithm: a LightningModule around a task."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
 from lightning_modules.backend.layout import Layout
+from lightning_modules.backend.ledger import engine_bytes
 from lightning_modules.backend.search import Dimension
 from lightning_modules.backend.task import Task
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lightning_modules.backend.strategy import DeepSpeedBackend
 
 
-class Algorithm(LightningModule, ABC):
+class Algorithm(LightningModule):
     """Says how replicas are laid out, what loss a replica minimises and what an exchange does.
 
     A subclass is one file in `lightning_modules/`; the arguments of its constructor behind `task`,
@@ -56,23 +56,28 @@ class Algorithm(LightningModule, ABC):
         self.epoch_steps = 1.0
 
     @classmethod
-    @abstractmethod
     def layout(cls, workers: int, **hyper_parameters: Any) -> Layout:
         """How `workers` ranks are divided into replicas, given the hyper-parameters.
+
+        Each has as many ranks as `ranks_per_replica` says, or one where there is no such hyper-parameter.
 
         Raises:
             ValueError: the algorithm does not run on that many.
         """
+        return Layout.of_replicas(workers, hyper_parameters.get("ranks_per_replica", 1))
 
-    @abstractmethod
     def expected_bytes(self, layout: Layout, zero_stage: int, steps: int) -> float:
         """Bytes that a worker has sent in `steps` steps of training, by the algorithm's own arithmetic.
+
+        Here, what the engine sends inside a replica; an algorithm adds what it exchanges.
 
         Args:
             layout: of the ranks.
             zero_stage: the stage of ZeRO inside a replica.
             steps: optimizer steps of a rank, the mean over the ranks.
         """
+        backend = torch.distributed.get_backend()
+        return engine_bytes(self.model_bytes, layout.ranks, zero_stage, backend) * steps
 
     @property
     def model_bytes(self) -> int:
