@@ -12,7 +12,6 @@ import argparse
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -21,18 +20,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from rich.table import Table
 from scipy.stats import bootstrap
 
 from benchmarks.commands import console
 from benchmarks.config import Benchmark, Trial, load_benchmark
 from benchmarks.display import TerminalDisplay
-from benchmarks.runner import Display, prepare
+from benchmarks.runner import Display, prepare, run_trial
 from benchmarks.store import open_store
 from benchmarks.tracking import BenchmarkRun
 from lightning_modules.backend.launch import Ranks, start_fork_server
-from reports.scoring import score
 
 WARM_UP = 20  # steps that are not looked at
 CONFIGURATIONS = [("baseline", 1), ("sync_sgd", 2)]
@@ -122,10 +119,8 @@ def meters(label: str, workers: int, pairs: int) -> list[str]:
     ]
 
 
-def timed_rank(
-    trial: Trial, report: Callable[[str, Any], None]
-) -> tuple[list[tuple[str, float]], dict[str, Any]]:
-    """A rank: when it had done what, and the trial's result."""
+def timed_rank(trial: Trial, report: Callable[[str, Any], None]) -> dict[str, Any]:
+    """A rank: the trial's result, with when it had done what."""
     marks = [("ranks started", time.monotonic())]
 
     def mark(name: str, *_: Any, **__: Any) -> None:
@@ -150,31 +145,37 @@ def timed_rank(
     )
     result = run_rank(trial, reported, [following])
     mark("left")
-    return marks, result
+    return {**result, "marks": marks}
 
 
-def phases(trial: Trial, parent: BenchmarkRun) -> dict[str, float]:
-    """Runs a trial and records it as the runner does; seconds by what they were spent on."""
-    marks = [("", time.monotonic())]
-    run_id = parent.start(trial, "overhead")
-    marks.append(("run opened in MLflow", time.monotonic()))
-    curve, results = [], {}
-    with Ranks(trial.workers, timed_rank, trial) as ranks:
-        for rank, kind, value in ranks.messages():
-            if kind == "result":
-                results[rank] = value
-            elif rank == 0 and kind == "point":
-                curve.append(value)
-                parent.point(run_id, time.time(), value)
-    ended = time.monotonic()
-    figures = score(pd.DataFrame(curve), trial.workload.target.loss)
-    predictions = {r: result.pop("predictions") for r, (_, result) in results.items()}[0]
-    record = {"trial": asdict(trial), **parent.about, "result": [r for _, r in results.values()]}
-    parent.finish(run_id, figures, record, predictions)
-    marks += [*results[0][0], ("processes ended", ended), ("run recorded", time.monotonic())]
+class TimedRun(BenchmarkRun):
+    """Tells when the run of a trial was opened, and when its ranks had ended and it was recorded."""
+
+    def start(self, *arguments: Any, **options: Any) -> str:
+        self.begun = time.monotonic()
+        run_id = super().start(*arguments, **options)
+        self.opened = time.monotonic()
+        return run_id
+
+    def finish(self, *arguments: Any) -> None:
+        self.ended = time.monotonic()
+        super().finish(*arguments)
+        self.recorded = time.monotonic()
+
+
+def phases(trial: Trial, parent: TimedRun, display: Display) -> dict[str, float]:
+    """Runs a trial as benchmarks do; seconds by what they were spent on."""
+    ended = run_trial(trial, parent, display, rank=timed_rank)
+    marks = [
+        ("", parent.begun),
+        ("run opened in MLflow", parent.opened),
+        *ended.record["result"]["marks"],
+        ("processes ended", parent.ended),
+        ("run recorded", parent.recorded),
+    ]
     spent: Counter[str] = Counter()
     for (_, since), (name, at) in pairwise(marks):
-        spent[name] += at - since  # type: ignore[assignment]
+        spent[name] += at - since
     return dict(spent)
 
 
@@ -186,8 +187,9 @@ def trials(repeats: int, display: Display) -> Iterator[tuple[str, int, list[dict
             benchmark = plan(label, workers, steps=100, evaluations=2)
             (trial,) = benchmark.trials()
             about = prepare([trial], display)
-            parent = BenchmarkRun(client, "overhead", benchmark.identity(), about)
-            yield label, workers, [phases(trial, parent) for _ in range(repeats + 1)][1:]
+            parent = TimedRun(client, "overhead", benchmark.identity(), about)
+            runs = [phases(trial, parent, display) for _ in range(repeats + 1)][1:]
+            yield label, workers, runs
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ from reports.scoring import score
 
 HUNG_AFTER_S = 600.0
 Watch = Callable[[dict[str, float]], None]
+Rank = Callable[[Trial, Any], dict[str, Any]]
 LOG_LIMIT = 20_000  # characters of what the ranks printed, kept with a failure
 
 
@@ -164,7 +165,8 @@ class Ended:
         )
 
 
-def _rank(trial: Trial, report: Any) -> dict[str, Any]:
+def train(trial: Trial, report: Any) -> dict[str, Any]:
+    """What a rank of a trial does; returns its result."""
     # Imported in the rank: DeepSpeed takes seconds that the parent need not spend.
     from benchmarks.trial import run_rank
 
@@ -178,6 +180,7 @@ def run_trial(
     kind: str = "trial",
     under: str | None = None,
     watch: Watch | None = None,
+    rank: Rank = train,
 ) -> Ended:
     """Runs one trial and records how it ended.
 
@@ -188,6 +191,7 @@ def run_trial(
         kind: of the trial's run in MLflow.
         under: the run that it is nested in, the parent's unless given.
         watch: called with each point of the curve; it may raise `Stop`.
+        rank: what each rank does.
     """
     trial_id = trial.identity(**parent.about["facts"])
     run_id = parent.start(trial, trial_id, kind, under)
@@ -205,7 +209,7 @@ def run_trial(
     with TemporaryDirectory() as folder:
         log = Path(folder) / "ranks.log"
         try:
-            results = follow(trial, log, display, on_point)
+            results = follow(trial, log, display, on_point, rank)
         except RankFailed as error:
             output = log.read_text(errors="replace")[-LOG_LIMIT:] if log.exists() else ""
             parent.fail(run_id, str(error), details=f"{error.details}\n{output}".strip())
@@ -231,7 +235,9 @@ def run_trial(
     return Ended(run_id, curve, None, "", figures, record, predictions)
 
 
-def follow(trial: Trial, log: Path, display: Display, on_point: Watch) -> dict[int, dict[str, Any]]:
+def follow(
+    trial: Trial, log: Path, display: Display, on_point: Watch, rank: Rank = train
+) -> dict[int, dict[str, Any]]:
     """Runs a trial's ranks to their end; returns the result of each rank.
 
     Args:
@@ -239,19 +245,20 @@ def follow(trial: Trial, log: Path, display: Display, on_point: Watch) -> dict[i
         log: a file that takes what the ranks print.
         display: where progress is shown.
         on_point: called with each point of the curve as soon as it is there.
+        rank: what each rank does.
 
     Raises:
         RankFailed: a rank died, raised or hung.
     """
     steps = 0
     results: dict[int, dict[str, Any]] = {}
-    with Ranks(trial.workers, _rank, trial, log=log) as ranks:
-        for rank, kind, value in ranks.messages(HUNG_AFTER_S):
+    with Ranks(trial.workers, rank, trial, log=log) as ranks:
+        for number, kind, value in ranks.messages(HUNG_AFTER_S):
             if kind == "result":
-                results[rank] = value
-            elif rank == 0 and kind == "point":
+                results[number] = value
+            elif number == 0 and kind == "point":
                 on_point(value)
-            elif rank == 0:
+            elif number == 0:
                 steps = value.get("steps", steps)
                 display.progress(value["step"], steps, value.get("train_loss"))
     return results
