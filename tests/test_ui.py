@@ -52,7 +52,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     return checkout
 
 
-def test_comparing_runs_of_three_algorithms_shows_what_differs(
+def test_the_pages_show_what_differs_between_three_algorithms_and_on_what_data(
     browser: str, three: Checkout, tmp_path: Path
 ) -> None:
     runs = search(MlflowClient(three.uri), "tiny", paceline__kind="trial")
@@ -74,23 +74,28 @@ def test_comparing_runs_of_three_algorithms_shows_what_differs(
             for line in lines
             if (found := re.search(r"http://127\.0\.0\.1:[1-9]\d*", line)) and "Uvicorn" in line
         )
-        chosen, experiment = (
+        experiment = runs[0].info.experiment_id
+        chosen, experiments = (
             urllib.parse.quote(json.dumps(ids))
-            for ids in ([run.info.run_id for run in runs], [runs[0].info.experiment_id])
+            for ids in ([run.info.run_id for run in runs], [experiment])
         )
-        url = f"{address}/#/compare-runs?runs={chosen}&experiments={experiment}"
         profile = f"--user-data-dir={tmp_path / 'profile'}"
-        page = subprocess.run(
-            [browser, *BROWSER, profile, "--dump-dom", url],
-            capture_output=True,
-            text=True,
-            timeout=120,
-        ).stdout
+
+        def shown(place: str) -> str:
+            page = subprocess.run(
+                [browser, *BROWSER, profile, "--dump-dom", f"{address}/#/{place}"],
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
+            return re.sub(r"<[^>]+>", " ", page.stdout)
+
+        text = shown(f"compare-runs?runs={chosen}&experiments={experiments}")
+        of_one = shown(f"experiments/{experiment}/runs/{runs[0].info.run_id}")
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(20)
         server.stdout.close()
-    text = re.sub(r"<[^>]+>", " ", page)
     assert "Comparing 3 Runs from 1 Experiment" in text
     for run in runs:
         assert run.info.run_name in text
@@ -100,3 +105,6 @@ def test_comparing_runs_of_three_algorithms_shows_what_differs(
         assert metric in text
     for run in runs:
         assert str(round(run.data.metrics["final_loss"], 3)) in text
+    (data,) = (entry.dataset for entry in runs[0].inputs.dataset_inputs)
+    assert data.digest in of_one
+    assert f"seed 0; tiny on {data.name}." in of_one
