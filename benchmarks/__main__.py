@@ -15,6 +15,16 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
+# What is told in one line, beside the errors of the operating system, by module.
+MISTAKES = {
+    "benchmarks.plugin": "ConfigError",
+    "benchmarks.rerun": "CannotRerun",
+    "benchmarks.store": "StoreError",
+    "datasets.cache": "DataError",
+    "lightning_modules.backend.launch": "RankFailed",
+    "reports.results": "NoResults",
+}
+
 
 def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(
@@ -146,23 +156,18 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         message, status = "interrupted; the same command goes on where this one stopped", 130
     except Exception as error:
-        if not isinstance(error, _mistakes()):
+        if not _is_mistake(error):
             raise
         message, status = f"error: {error}", 2
     Console(stderr=True).print(message, highlight=False, markup=False, soft_wrap=True)
     return status
 
 
-def _mistakes() -> tuple[type[Exception], ...]:
-    """The errors that are told in one line: a person's mistakes and the machine's, not ours."""
-    from benchmarks.plugin import ConfigError
-    from benchmarks.rerun import CannotRerun
-    from benchmarks.store import StoreError
-    from datasets.cache import DataError
-    from lightning_modules.backend.launch import RankFailed
-    from reports.results import NoResults
-
-    return CannotRerun, ConfigError, DataError, NoResults, OSError, RankFailed, StoreError
+def _is_mistake(error: Exception) -> bool:
+    """Whether an error is told in one line: a person's mistake or the machine's, not ours."""
+    # A class that nobody has imported nobody has raised, and importing it would take seconds.
+    known = ((sys.modules.get(module), name) for module, name in MISTAKES.items())
+    return isinstance(error, (OSError, *(getattr(m, name) for m, name in known if m)))
 
 
 if __name__ == "__main__":

@@ -23,15 +23,13 @@ console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
 
 
 def run(options: argparse.Namespace) -> int:
-    from lightning_modules.backend.launch import interruptible, start_fork_server
-
-    start_fork_server("benchmarks.trial")  # imports there while this process imports here
+    benchmark = _benchmark(options)
 
     from benchmarks.display import TerminalDisplay
     from benchmarks.runner import run as run_benchmark
     from benchmarks.store import open_store
+    from lightning_modules.backend.launch import interruptible
 
-    benchmark = _benchmark(options)
     client = open_store(options.store)
     with interruptible(), TerminalDisplay(console) as display:
         failed = run_benchmark(benchmark, client, display).failed
@@ -40,16 +38,14 @@ def run(options: argparse.Namespace) -> int:
 
 
 def sweep(options: argparse.Namespace) -> int:
-    from lightning_modules.backend.launch import interruptible, start_fork_server
-
-    start_fork_server("benchmarks.trial")
+    benchmark = _benchmark(options)
 
     from benchmarks.display import TerminalDisplay
     from benchmarks.store import open_store
     from benchmarks.studies import Studies
     from benchmarks.sweep import sweep as sweep_benchmark
+    from lightning_modules.backend.launch import interruptible
 
-    benchmark = _benchmark(options)
     client = open_store(options.store)
     studies = Studies(options.studies, options.heartbeat)
     with interruptible(), TerminalDisplay(console) as display:
@@ -61,9 +57,13 @@ def sweep(options: argparse.Namespace) -> int:
 
 
 def _benchmark(options: argparse.Namespace) -> "Benchmark":
-    """What is named on the command line, with what it overrides."""
-    from benchmarks.config import load_benchmark, load_workload
+    """What is named on the command line, with what it overrides; its ranks can be started."""
+    from benchmarks.config import find_benchmark, load_benchmark, load_workload
+    from lightning_modules.backend.launch import start_fork_server
 
+    if options.name:
+        find_benchmark(options.name)  # a slip of the pen is told before anything takes seconds
+    start_fork_server("benchmarks.trial")  # imports there while this process imports here
     overrides = list(options.overrides)
     if options.data:
         overrides.append(f"--workload.data.path={options.data}")
