@@ -151,4 +151,10 @@ def notes(results: Results) -> list[str]:
             "† More ranks than cores: the ranks took turns, so seconds and examples/s of these"
             " trials say nothing about speedup."
         )
+    entries = results.benchmark["benchmark"]["algorithms"]
+    if own := [name for label, name in names(results).items() if entries[label].get("budget")]:
+        told.append(
+            f"With a budget of {'its' if len(own) == 1 else 'their'} own: {listed(own)}. Final losses"
+            " are not after equally many examples."
+        )
     return told

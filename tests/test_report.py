@@ -233,7 +233,12 @@ def test_a_budget_that_differs_is_told(whole: Results) -> None:
     own = {"budget": {"examples": 2000, "epochs": 3.5, "evaluations": 7}}
     sync_sgd = config["algorithms"]["sync_sgd"] | own
     config["algorithms"] = config["algorithms"] | {"sync_sgd": sync_sgd}
-    facts = dict(given(replace(whole, benchmark=whole.benchmark | {"benchmark": config}))["facts"])
+    shown = given(replace(whole, benchmark=whole.benchmark | {"benchmark": config}))
+    facts = dict(shown["facts"])
+    assert shown["notes"][-1] == (
+        "With a budget of its own: synchronous SGD. Final losses are not after equally many examples."
+    )
+    assert "budget" not in " ".join(given(whole)["notes"])
     budget = "2,000 examples or 3.5 epochs, whichever comes first; 7 evaluations"
     assert f"synchronous SGD (budget = {budget}) on" in facts["Algorithms"]
 
