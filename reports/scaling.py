@@ -15,7 +15,6 @@ from reports.groups import (
     NothingToDraw,
     any_oversubscribed,
     configurations,
-    counted,
     finished,
     names,
     reference,
@@ -160,8 +159,9 @@ def bytes_sent(results: Results) -> Figure:
         axes.plot(sent, row, look.marker, **mark)
         text = _compared(measured[row], expected[row])
         axes.annotate(text, (1.02, row), xycoords=axes.get_yaxis_transform(), va="center")
-    called = [f"{names(results)[a]}, {counted(n, 'worker')}" for a, n, _ in groups]
+    called = [f"{names(results)[a]}, {n}" for a, n, _ in groups]
     axes.set_yticks(range(len(groups)), [fill(text, 34) for text in called])
+    axes.set_ylabel("algorithm, workers")
     axes.set_ylim(len(groups) - 0.4, -0.6)
     if logarithmic:
         axes.set_xscale("log")

@@ -345,7 +345,7 @@ def test_bytes_measured_stand_beside_bytes_expected(whole: Results) -> None:
     doubled = replace(whole, trials=whole.trials.assign(expected_bytes_per_worker=twice))
     labels = text_in(scaling.bytes_sent(doubled))
     assert "16.0 kB, 50.00 % of expected" in labels
-    assert "baseline, 1 worker" not in labels
+    assert "baseline, 1" not in labels
 
 
 def test_one_number_of_workers_has_no_scaling(partial: Results) -> None:

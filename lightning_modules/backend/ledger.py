@@ -98,7 +98,7 @@ def engine_bytes(model_bytes: float, ranks: int, zero_stage: int, backend: str =
 
 
 class Ledger:
-    """Counts what one rank sends, by operation, group size and phase.
+    """Counts what one rank sends to others, by operation, group size and phase.
 
     It counts at the one place through which DeepSpeed and the algorithms send: the methods of the
     communication backend object `deepspeed.comm.comm.cdb`. It is locked, as an asynchronous
@@ -143,19 +143,21 @@ class Ledger:
 
         @wraps(method)
         def counted(*args: Any, **kwargs: Any) -> Any:
-            payload = _bytes(kwargs[argument] if argument in kwargs else args[place])
             group = kwargs.get("group") or next(
                 (a for a in args if isinstance(a, torch.distributed.ProcessGroup)), None
             )
+            size, name = self._size_and_backend(group)
+            if size == 1:
+                return method(*args, **kwargs)
+            payload = _bytes(kwargs[argument] if argument in kwargs else args[place])
             start = time.perf_counter()
             try:
                 return method(*args, **kwargs)
             finally:
                 seconds = time.perf_counter() - start
                 phase = getattr(self._own, "phase", None) or self.phase
-                key = (operation, payload, *self._size_and_backend(group), phase)
                 with self._lock:
-                    self._messages[key] += 1
+                    self._messages[operation, payload, size, name, phase] += 1
                     self.seconds[phase] += seconds  # type: ignore[assignment]
 
         return counted
@@ -168,8 +170,8 @@ class Ledger:
         return self._groups[group]
 
     def sent(self, *phases: str) -> tuple[int, float]:
-        """Messages and wire bytes booked under `phases`; messages inside a group of one are none."""
-        rows = [row for row in self.rows() if row["phase"] in phases and row["group_size"] > 1]
+        """Messages and wire bytes booked under `phases`."""
+        rows = [row for row in self.rows() if row["phase"] in phases]
         return sum(row["messages"] for row in rows), sum(row["wire_bytes"] for row in rows)
 
     def rows(self) -> list[dict[str, Any]]:
