@@ -449,8 +449,8 @@ def _parser(
     parser.add_class_arguments(Fault, "fault")
     parser.add_class_arguments(Sweep, "sweep")
     known, algorithms = find_algorithms(), {}
-    for label, entry in (raw.get("algorithms") or {}).items():
-        entry = raw["algorithms"][label] = dict(entry or {})
+    for label, entry in _mapping(path, "algorithms", raw.get("algorithms") or {}).items():
+        entry = raw["algorithms"][label] = _mapping(path, f"algorithms.{label}", entry or {}).copy()
         algorithms[label] = algorithm = entry.pop("algorithm", label)
         if algorithm not in known:
             raise ConfigError(
@@ -541,9 +541,9 @@ def _refuse_unknown(path: Path, raw: dict[str, Any], parser: ArgumentParser) -> 
     def walk(section: dict[str, Any], prefix: str) -> None:
         for key, value in section.items():
             place = f"{prefix}{key}"
-            if place in groups and isinstance(value, dict):
-                walk(value, f"{place}.")
-            elif place not in fields and place not in groups:
+            if place in groups:
+                walk(_mapping(path, place, value), f"{place}.")
+            elif place not in fields:
                 siblings = {
                     name[len(prefix) :].split(".")[0]
                     for name in [*fields, *groups]
@@ -552,6 +552,12 @@ def _refuse_unknown(path: Path, raw: dict[str, Any], parser: ArgumentParser) -> 
                 raise ConfigError(f"{path}: unknown key {place!r}{nearest(key, siblings)}")
 
     walk(raw, "")
+
+
+def _mapping(path: Path, place: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: {place} is a mapping, not {value!r}")
+    return value
 
 
 def _readable(message: str, parser: ArgumentParser) -> str:

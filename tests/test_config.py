@@ -128,6 +128,12 @@ def test_a_trial_is_another_when_anything_it_depends_on_changes(written):
             "no algorithm 'sync_sdg'; did you mean 'sync_sgd'?; there are baseline, sync_sgd",
         ),
         ("{loss: 0.5}", "{}", "the following arguments are required: workload.target.loss"),
+        ("{loss: 0.5}", "5", "workload.target is a mapping, not 5"),
+        (
+            "algorithm: sync_sgd",
+            "algorithm: sync_sgd, budget: 5",
+            "algorithms.wide.budget is a mapping, not 5",
+        ),
         ("[2, 4]", "[]", "scale.workers must be positive, not 0"),
         (
             'class: "datasets.criteo:Criteo", ',

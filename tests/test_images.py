@@ -595,7 +595,7 @@ def test_the_shipped_workload_runs_from_the_command_line_to_its_report(tmp_path)
         *("--workload.budget.examples=6400", "--workload.budget.evaluations=2"),
         *(f"--algorithms.{label}.workers=[2]" for label in compared),
         *("--algorithms.codistillation.burn_in=10", "--algorithms.codistillation.period=10"),
-        "--algorithms.model_averaging.partition={kind: labels}",
+        "--algorithms.model_averaging.partition.kind=labels",
     )
     assert done.returncode == 0, done.stderr + done.stdout
     assert "small: scikit-learn digits" in done.stdout
