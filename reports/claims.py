@@ -15,6 +15,15 @@ from reports.statistics import Ratio, churn, ratio
 FILE = Path(__file__).parent / "claims.yaml"
 Outcome = Literal["reproduced", "not reproduced", "inconclusive", "not run"]
 
+# What a trial had spent when it ended, of what it may need to the target.
+SPENT = {
+    "steps_to_target": "step",
+    "examples_to_target": "examples",
+    "time_to_target_s": "train_seconds",
+    "modelled_time_to_target_s": "modelled_s",
+    "bytes_to_target": "bytes_sent_per_worker",
+}
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -75,7 +84,8 @@ def judge(claim: Claim, results: Results) -> Verdict:
     """The verdict on one claim.
 
     It is reproduced where the 95 % interval of the ratio lies within the bound, not reproduced where it
-    lies beyond it, and else inconclusive, as it is with one seed.
+    lies beyond it, and else inconclusive, as it is with one seed. A trial that missed the target needs
+    more than any upper bound, and for a lower one more than what it had spent in the end.
 
     Args:
         claim: what is claimed.
@@ -94,16 +104,24 @@ def judge(claim: Claim, results: Results) -> Verdict:
             return Verdict(claim, "not run", reason=f"{side} has no finished trial with it")
     if against.isna().any():
         return Verdict(claim, "inconclusive", reason=f"{claim.against} did not get there")
-    if of.isna().any():
-        # It needs more than the budget: beyond any upper bound, and nobody knows how far.
-        outcome: Outcome = "inconclusive" if math.isinf(claim.at_most) else "not reproduced"
-        return Verdict(claim, outcome, reason=f"{claim.of} did not get there")
+    reason = f"{claim.of} did not get there" if of.isna().any() else ""
+    if reason:
+        # It needs more than it was given: beyond any upper bound, and how far nobody knows.
+        if not math.isinf(claim.at_most):
+            return Verdict(claim, "not reproduced", reason=reason)
+        of = of.fillna(_measured(SPENT.get(claim.measure, ""), claim.of, results))
+        if of.isna().any():
+            return Verdict(claim, "inconclusive", reason=reason)
     shared = of.index.intersection(against.index)
     paired = len(shared) == len(of) == len(against)
     if paired:
         of, against = of[shared], against[shared]
     found = ratio(of.tolist(), against.tolist(), paired)
-    return Verdict(claim, _outcome(claim, found), found)
+    outcome = _outcome(claim, found)
+    if reason:  # then it is a ratio that is not reached either
+        outcome = "inconclusive" if outcome == "not reproduced" else outcome
+        reason = f"{reason}: over {found}"
+    return Verdict(claim, outcome, found, reason)
 
 
 def _outcome(claim: Claim, found: Ratio) -> Outcome:

@@ -55,8 +55,9 @@ COLUMNS = [
     "run_id",
 ]
 
-# What the report needs beside them: `rerun` is what a repetition of the trial came to.
-MORE = ["failure", "oversubscribed", "modelled_examples_per_s", "rerun"]
+# What the report needs beside them: `modelled_s` is the training time of the whole trial, modelled, and
+# `rerun` what a repetition of it came to.
+MORE = ["failure", "oversubscribed", "modelled_examples_per_s", "modelled_s", "rerun"]
 
 CURVE_OF = ["run_id", "algorithm", "workers", "seed"]
 
@@ -189,14 +190,15 @@ def _read_predictions(client: MlflowClient, run_id: str) -> dict[str, NDArray[np
 def _modelled(
     curve: pd.DataFrame, steps: float | None, record: dict[str, Any], link: Link
 ) -> dict[str, float]:
-    """Seconds to the target, where it was reached, and examples per second, over `link`."""
+    """Seconds of the whole, those to the target where it was reached, and examples/s, over `link`."""
 
     def seconds(point: "pd.Series[float]") -> float:
         compute, messages = point["compute_seconds"], point["messages_per_worker"]
         return modelled_seconds(compute, messages, record, link)
 
     last, reached = curve.iloc[-1], curve[curve["step"] == steps]
-    figures = {"modelled_examples_per_s": last["examples"] / seconds(last)}
+    whole = seconds(last)
+    figures = {"modelled_s": whole, "modelled_examples_per_s": last["examples"] / whole}
     if not reached.empty:
         figures["modelled_time_to_target_s"] = seconds(reached.iloc[0])
     return figures

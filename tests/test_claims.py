@@ -38,7 +38,8 @@ def results(new: list[float], old: list[float]) -> Results:
         for seed, steps in enumerate(figures)
     ]
     columns = ["algorithm", "workers", "seed", "status", "steps_to_target", "run_id"]
-    return Results("", {"name": "b"}, pd.DataFrame(rows, columns=columns), pd.DataFrame(), {}, {})
+    curves = pd.DataFrame(columns=["run_id", "seed", "step"])
+    return Results("", {"name": "b"}, pd.DataFrame(rows, columns=columns), curves, {}, {})
 
 
 @pytest.mark.parametrize(
@@ -76,6 +77,24 @@ def test_a_bound_may_be_below_or_on_both_sides(bounds: dict[str, Any], outcome: 
 def test_what_missed_the_target_needs_at_least_nobody_knows_what() -> None:
     claim = replace(CLAIM, at_least=0.7, at_most=np.inf)
     assert judge(claim, results([50, np.nan], [100, 100])).outcome == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("spent", "at_least", "outcome"),
+    [
+        (150, 1.4, "reproduced"),  # 1.5 and more
+        (150, 1.6, "inconclusive"),  # what it would have needed may be 1.6 times as much
+    ],
+)
+def test_what_missed_the_target_needs_more_than_it_had_spent(
+    spent: int, at_least: float, outcome: str
+) -> None:
+    found = results([np.nan, np.nan], [100, 100])
+    ends = [{"run_id": f"new {s}", "seed": s, "step": spent} for s in range(2)]
+    found = replace(found, curves=pd.DataFrame(ends))
+    verdict = judge(replace(CLAIM, at_least=at_least, at_most=np.inf), found)
+    assert verdict.outcome == outcome
+    assert verdict.reason == "new@4 did not get there: over 1.5 [1.5, 1.5]"
 
 
 def test_a_claim_may_be_against_a_number() -> None:
