@@ -120,7 +120,7 @@ def judge(claim: Claim, results: Results) -> Verdict:
     outcome = _outcome(claim, found)
     if reason:  # then it is a ratio that is not reached either
         outcome = "inconclusive" if outcome == "not reproduced" else outcome
-        reason = f"{reason}: over {found}"
+        reason = f"{reason}: more than {found}"
     return Verdict(claim, outcome, found, reason)
 
 

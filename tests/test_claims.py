@@ -94,7 +94,7 @@ def test_what_missed_the_target_needs_more_than_it_had_spent(
     found = replace(found, curves=pd.DataFrame(ends))
     verdict = judge(replace(CLAIM, at_least=at_least, at_most=np.inf), found)
     assert verdict.outcome == outcome
-    assert verdict.reason == "new@4 did not get there: over 1.5 [1.5, 1.5]"
+    assert verdict.reason == "new@4 did not get there: more than 1.5 [1.5, 1.5]"
 
 
 def test_a_claim_may_be_against_a_number() -> None:
