@@ -100,7 +100,7 @@ def scaling(results: Results) -> Table:
             own = pd.concat([base, own])
         alone = own.loc[own["workers"] == 1, times.rate].mean()
         speedups = own[times.rate] / alone
-        efficiencies = (speedups / own["workers"]).groupby(own["workers"]).mean()
+        efficiencies = (speedups / own["workers"]).groupby(own["workers"]).mean().dropna()
         cells = [f"{efficiencies[n]:.2f}" if n in efficiencies else "–" for n in counts if n > 1]
         laws = [_law(law, own["workers"].tolist(), speedups.tolist()) for law in LAWS]
         rows.append([names(results)[label], *cells, *laws])

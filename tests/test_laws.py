@@ -82,3 +82,10 @@ def test_the_report_has_efficiencies_and_laws_of_each_algorithm(tmp_path: Path) 
     assert "most on 2." in sync[4]
     assert sync[4].endswith(", =)")
     assert admm == ["consensus ADMM", "0.75", "–", "fewer than 3 points", "fewer than 3 points"]
+
+
+def test_without_a_single_worker_there_is_no_efficiency(tmp_path: Path) -> None:
+    client = open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    results = fill(client, benchmark("laws", {"sync_sgd": [2, 4]}, [0]), lambda _: [0.4])
+    (sync,) = scaling(results)["rows"]
+    assert sync == ["synchronous SGD", "–", "–", "no single worker", "no single worker"]
