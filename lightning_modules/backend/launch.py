@@ -134,6 +134,17 @@ class Ranks:
         self._connections: list[Connection] = []
         self._lifelines: list[Connection] = []
         self.processes: list[Any] = []
+        with _interrupted_later(self.__exit__):
+            self._start(context, world_size, target, arguments, log)
+
+    def _start(
+        self,
+        context: Any,
+        world_size: int,
+        target: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        log: Path | None,
+    ) -> None:
         for rank in range(world_size):
             environment = {
                 "RANK": str(rank),
@@ -223,6 +234,28 @@ class Ranks:
         if code is not None and code < 0:
             return Failure(rank, f"was killed by {signal.Signals(-code).name}", time.time())
         return Failure(rank, f"exited with status {code} and no result", time.time())
+
+
+@contextmanager
+def _interrupted_later(undo: Callable[[], None]) -> Iterator[None]:
+    """Lets an interruption wait for the end of the block, undoes the block, and interrupts then.
+
+    A rank whose start was interrupted would be known to nobody.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda caught, _: came.append(caught)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    if came:
+        undo()
+        signal.raise_signal(came[0])
 
 
 @contextmanager
