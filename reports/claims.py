@@ -104,24 +104,32 @@ def judge(claim: Claim, results: Results) -> Verdict:
             return Verdict(claim, "not run", reason=f"{side} has no finished trial with it")
     if against.isna().any():
         return Verdict(claim, "inconclusive", reason=f"{claim.against} did not get there")
-    reason = f"{claim.of} did not get there" if of.isna().any() else ""
-    if reason:
-        # It needs more than it was given: beyond any upper bound, and how far nobody knows.
-        if not math.isinf(claim.at_most):
-            return Verdict(claim, "not reproduced", reason=reason)
-        of = of.fillna(_measured(SPENT.get(claim.measure, ""), claim.of, results))
-        if of.isna().any():
-            return Verdict(claim, "inconclusive", reason=reason)
+    if of.isna().any():
+        return _missed(claim, of, against, results)
+    found = _ratio(of, against)
+    return Verdict(claim, _outcome(claim, found), found)
+
+
+def _missed(claim: Claim, of: Any, against: Any, results: Results) -> Verdict:
+    """The verdict where `of` missed the target: it needs more than it was given, nobody knows how much."""
+    reason = f"{claim.of} did not get there"
+    if not math.isinf(claim.at_most):
+        return Verdict(claim, "not reproduced", reason=reason)
+    least = of.fillna(_measured(SPENT.get(claim.measure, ""), claim.of, results))
+    if least.isna().any():
+        return Verdict(claim, "inconclusive", reason=reason)
+    found = _ratio(least, against)
+    outcome: Outcome = "reproduced" if _outcome(claim, found) == "reproduced" else "inconclusive"
+    return Verdict(claim, outcome, found, f"{reason}: more than {found}")
+
+
+def _ratio(of: Any, against: Any) -> Ratio:
+    """Paired where both have the same seeds, or pairs of them."""
     shared = of.index.intersection(against.index)
     paired = len(shared) == len(of) == len(against)
     if paired:
         of, against = of[shared], against[shared]
-    found = ratio(of.tolist(), against.tolist(), paired)
-    outcome = _outcome(claim, found)
-    if reason:  # then it is a ratio that is not reached either
-        outcome = "inconclusive" if outcome == "not reproduced" else outcome
-        reason = f"{reason}: more than {found}"
-    return Verdict(claim, outcome, found, reason)
+    return ratio(of.tolist(), against.tolist(), paired)
 
 
 def _outcome(claim: Claim, found: Ratio) -> Outcome:

@@ -27,6 +27,7 @@ from lightning_modules.backend.launch import RankFailed, Ranks
 from lightning_modules.backend.layout import Layout
 from lightning_modules.backend.ledger import Ledger, wire_bytes
 from lightning_modules.sync_sgd import SyncSGD
+from tests.processes import ranks_alive
 from tests.workload import LinearRule, Plan, Tower, optimizer_of, run_ranks, train, trial
 
 pytestmark = pytest.mark.timeout(120)
@@ -279,6 +280,29 @@ def test_waiting_for_data_is_booked_under_data() -> None:
 
 
 # Launch
+
+
+class Interruption:
+    """Interrupts this process when it is sent to a rank."""
+
+    def __init__(self) -> None:
+        self.left = 2
+
+    def __reduce__(self) -> Any:
+        self.left -= 1
+        if not self.left:
+            signal.raise_signal(signal.SIGINT)
+        return Interruption, ()
+
+
+def sleep(_: Interruption, report: Report) -> None:
+    time.sleep(60)
+
+
+def test_no_rank_is_left_when_starting_them_is_interrupted() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        Ranks(3, sleep, Interruption())
+    assert not ranks_alive()
 
 
 def fail_at_rank(rank: int, how: str, report: Report) -> None:

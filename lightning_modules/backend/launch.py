@@ -134,44 +134,37 @@ class Ranks:
         self._connections: list[Connection] = []
         self._lifelines: list[Connection] = []
         self.processes: list[Any] = []
-        with _interrupted_later(self.__exit__):
-            self._start(context, world_size, target, arguments, log)
-
-    def _start(
-        self,
-        context: Any,
-        world_size: int,
-        target: Callable[..., Any],
-        arguments: tuple[Any, ...],
-        log: Path | None,
-    ) -> None:
-        for rank in range(world_size):
-            environment = {
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(world_size),
-                "LOCAL_WORLD_SIZE": str(world_size),
-                "GROUP_RANK": "0",
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(self._store.port),
-                "TORCHELASTIC_RUN_ID": "paceline",
-                "TORCHELASTIC_RESTART_COUNT": "0",
-                "TORCHELASTIC_USE_AGENT_STORE": "True",
-            }
-            ours, theirs = context.Pipe(duplex=False)
-            end, lifeline = context.Pipe(duplex=False)
-            process = context.Process(
-                target=_rank_main,
-                args=(target, arguments, environment, log, theirs, end),
-                name=f"rank {rank}",
-                daemon=True,
-            )
-            process.start()
-            theirs.close()
-            end.close()
-            self._connections.append(ours)
-            self._lifelines.append(lifeline)
-            self.processes.append(process)
+        environment = {
+            "WORLD_SIZE": str(world_size),
+            "LOCAL_WORLD_SIZE": str(world_size),
+            "GROUP_RANK": "0",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(self._store.port),
+            "TORCHELASTIC_RUN_ID": "paceline",
+            "TORCHELASTIC_RESTART_COUNT": "0",
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+        }
+        try:
+            with _interrupted_later():  # a rank whose start was interrupted nobody would know of
+                for rank in range(world_size):
+                    own = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+                    ours, theirs = context.Pipe(duplex=False)
+                    end, lifeline = context.Pipe(duplex=False)
+                    process = context.Process(
+                        target=_rank_main,
+                        args=(target, arguments, own, log, theirs, end),
+                        name=f"rank {rank}",
+                        daemon=True,
+                    )
+                    process.start()
+                    theirs.close()
+                    end.close()
+                    self._connections.append(ours)
+                    self._lifelines.append(lifeline)
+                    self.processes.append(process)
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __enter__(self) -> "Ranks":
         return self
@@ -237,11 +230,8 @@ class Ranks:
 
 
 @contextmanager
-def _interrupted_later(undo: Callable[[], None]) -> Iterator[None]:
-    """Lets an interruption wait for the end of the block, undoes the block, and interrupts then.
-
-    A rank whose start was interrupted would be known to nobody.
-    """
+def _interrupted_later() -> Iterator[None]:
+    """Lets an interruption by SIGINT or SIGTERM wait for the end of the block."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -253,9 +243,8 @@ def _interrupted_later(undo: Callable[[], None]) -> Iterator[None]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
-    if came:
-        undo()
-        signal.raise_signal(came[0])
+    for number in came:
+        signal.raise_signal(number)
 
 
 @contextmanager

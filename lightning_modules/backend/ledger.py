@@ -180,10 +180,10 @@ class Ledger:
             counted = sorted(self._messages.items())
         rows: dict[tuple[str, int, str], dict[str, Any]] = {}
         for (operation, payload, size, backend, phase), messages in counted:
-            wire = wire_bytes(operation, payload, size, backend)
-            sums = {"messages": 1, "payload_bytes": payload, "wire_bytes": wire}
-            names = {"operation": operation, "group_size": size, "phase": phase}
-            row = rows.setdefault((operation, size, phase), names | dict.fromkeys(sums, 0))
-            for name, of_one in sums.items():
-                row[name] += messages * of_one
+            row = {"operation": operation, "group_size": size, "phase": phase}
+            row |= dict.fromkeys(("messages", "payload_bytes", "wire_bytes"), 0)
+            row = rows.setdefault((operation, size, phase), row)
+            row["messages"] += messages
+            row["payload_bytes"] += messages * payload
+            row["wire_bytes"] += messages * wire_bytes(operation, payload, size, backend)
         return [rows[key] for key in sorted(rows)]
