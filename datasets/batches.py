@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from datasets.partition import Rows
+from paceline.datasets.partition import Rows
 
 
 def collate(batch: Any) -> Any:

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.criteo_format import CATEGORIES, INTEGERS, ClickRows, mix, to_text
+from paceline.datasets.reading.criteo_format import CATEGORIES, INTEGERS, ClickRows, mix, to_text
 
 Float = NDArray[np.float64]
 Split = Literal["train", "validation"]

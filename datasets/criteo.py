@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from datasets import cache, click_log
-from datasets.batches import collate
-from datasets.cache import DataError, explained
-from datasets.criteo_format import (
+from paceline.datasets import click_log
+from paceline.datasets.batches import collate
+from paceline.datasets.reading import cache
+from paceline.datasets.reading.cache import DataError, explained
+from paceline.datasets.reading.criteo_format import (
     COLUMNS,
     ENCODING_VERSION,
     INTEGERS,
@@ -36,7 +37,7 @@ from datasets.criteo_format import (
     find_faults,
     parse,
 )
-from datasets.files import check, opened, ordered, states
+from paceline.datasets.reading.files import check, opened, ordered, states
 
 Encoded = NDArray[np.int32]  # [n, 40]
 Item = TypeVar("Item")

@@ -15,13 +15,18 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset
 
-from datasets import cache, image_folder
-from datasets.batches import collate
-from datasets.cache import DataError
-from datasets.cifar import is_cifar, read_cifar
-from datasets.idx import is_idx, read_idx_set
-from datasets.image_folder import ImageFiles, ImageFolder, is_image_folder, list_images
-from datasets.image_set import ImageSet, LabelledImages, image_set, moments
+from paceline.datasets.batches import collate
+from paceline.datasets.reading import cache, image_folder
+from paceline.datasets.reading.cache import DataError
+from paceline.datasets.reading.cifar import is_cifar, read_cifar
+from paceline.datasets.reading.idx import is_idx, read_idx_set
+from paceline.datasets.reading.image_folder import (
+    ImageFiles,
+    ImageFolder,
+    is_image_folder,
+    list_images,
+)
+from paceline.datasets.reading.image_set import ImageSet, LabelledImages, image_set, moments
 
 Indices = Sequence[int] | NDArray[np.integer[Any]]
 

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from datasets import cache
-from datasets.batches import collate
-from datasets.cache import DataError
-from datasets.corpus import Corpus, Level, Prepared, Synthetic, TextFiles, prepare
-from datasets.files import check
-from datasets.markov_text import MarkovText
+from paceline.datasets.batches import collate
+from paceline.datasets.markov_text import MarkovText
+from paceline.datasets.reading import cache
+from paceline.datasets.reading.cache import DataError
+from paceline.datasets.reading.corpus import Corpus, Level, Prepared, Synthetic, TextFiles, prepare
+from paceline.datasets.reading.files import check
 
 EVALUATED_LOGITS = 1 << 23  # of an evaluation batch: 32 MiB
 

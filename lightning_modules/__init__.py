@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lightning_modules.backend.algorithm import Algorithm
+    from paceline.lightning_modules.backend.algorithm import Algorithm
 
 
 def find_algorithms() -> dict[str, "type[Algorithm]"]:
     """Every algorithm by its name."""
     # Imported here, as torch and Lightning take seconds that `import lightning_modules` need not.
-    from lightning_modules.backend.algorithm import Algorithm
+    from paceline.lightning_modules.backend.algorithm import Algorithm
 
     found = {}
     for path in sorted(Path(__file__).parent.glob("*.py")):

@@ -27,11 +27,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lightning_modules.backend.algorithm import Algorithm
-from lightning_modules.backend.layout import Layout
-from lightning_modules.backend.ledger import wire_bytes
-from lightning_modules.backend.search import Integer, Real
-from lightning_modules.backend.task import Task
+from paceline.lightning_modules.backend.algorithm import Algorithm
+from paceline.lightning_modules.backend.layout import Layout
+from paceline.lightning_modules.backend.ledger import wire_bytes
+from paceline.lightning_modules.backend.search import Integer, Real
+from paceline.lightning_modules.backend.task import Task
 
 BALANCE, FACTOR = 10.0, 2.0  # of the residuals and of rho, Boyd et al. equation 3.13
 

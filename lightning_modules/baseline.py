@@ -5,8 +5,8 @@ x_{t+1} = optimizer(x_t, grad L(x_t; B_t))
 
 from typing import Any
 
-from lightning_modules.backend.layout import Layout
-from lightning_modules.sync_sgd import SyncSGD
+from paceline.lightning_modules.backend.layout import Layout
+from paceline.lightning_modules.sync_sgd import SyncSGD
 
 
 class Baseline(SyncSGD):

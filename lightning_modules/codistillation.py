@@ -26,11 +26,11 @@ import torch
 from torch import Tensor
 from torch.nn.utils import vector_to_parameters
 
-from lightning_modules.backend.layout import Layout
-from lightning_modules.backend.ledger import wire_bytes
-from lightning_modules.backend.search import Choice, Integer, Real
-from lightning_modules.backend.task import Task
-from lightning_modules.independent import IndependentReplicas
+from paceline.lightning_modules.backend.layout import Layout
+from paceline.lightning_modules.backend.ledger import wire_bytes
+from paceline.lightning_modules.backend.search import Choice, Integer, Real
+from paceline.lightning_modules.backend.task import Task
+from paceline.lightning_modules.independent import IndependentReplicas
 
 
 class Codistillation(IndependentReplicas):

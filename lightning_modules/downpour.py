@@ -29,11 +29,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_modules.backend.algorithm import Algorithm
-from lightning_modules.backend.layout import Layout
-from lightning_modules.backend.parameter_server import READ, REQUEST_BYTES, ParameterServer, Shard
-from lightning_modules.backend.search import Choice, Integer
-from lightning_modules.backend.task import Task
+from paceline.lightning_modules.backend.algorithm import Algorithm
+from paceline.lightning_modules.backend.layout import Layout
+from paceline.lightning_modules.backend.parameter_server import (
+    READ,
+    REQUEST_BYTES,
+    ParameterServer,
+    Shard,
+)
+from paceline.lightning_modules.backend.search import Choice, Integer
+from paceline.lightning_modules.backend.task import Task
 
 
 class Downpour(Algorithm):

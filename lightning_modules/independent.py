@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_modules.backend.algorithm import Algorithm
-from lightning_modules.backend.search import Choice
-from lightning_modules.backend.task import Task
+from paceline.lightning_modules.backend.algorithm import Algorithm
+from paceline.lightning_modules.backend.search import Choice
+from paceline.lightning_modules.backend.task import Task
 
 
 class IndependentReplicas(Algorithm):

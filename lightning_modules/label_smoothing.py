@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from lightning_modules.backend.search import Real
-from lightning_modules.backend.task import Task
-from lightning_modules.sync_sgd import SyncSGD
+from paceline.lightning_modules.backend.search import Real
+from paceline.lightning_modules.backend.task import Task
+from paceline.lightning_modules.sync_sgd import SyncSGD
 
 
 class LabelSmoothing(SyncSGD):

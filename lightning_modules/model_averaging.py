@@ -27,11 +27,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_modules.backend.algorithm import Algorithm
-from lightning_modules.backend.layout import Layout
-from lightning_modules.backend.ledger import wire_bytes
-from lightning_modules.backend.search import Choice, Integer, Real
-from lightning_modules.backend.task import Task
+from paceline.lightning_modules.backend.algorithm import Algorithm
+from paceline.lightning_modules.backend.layout import Layout
+from paceline.lightning_modules.backend.ledger import wire_bytes
+from paceline.lightning_modules.backend.search import Choice, Integer, Real
+from paceline.lightning_modules.backend.task import Task
 
 
 class ModelAveraging(Algorithm):

@@ -12,8 +12,8 @@ the all-reduce, Ben-Nun and Hoefler (2018), "Demystifying Parallel and Distribut
 
 from typing import Any
 
-from lightning_modules.backend.algorithm import Algorithm
-from lightning_modules.backend.layout import Layout
+from paceline.lightning_modules.backend.algorithm import Algorithm
+from paceline.lightning_modules.backend.layout import Layout
 
 
 class SyncSGD(Algorithm):

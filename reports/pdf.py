@@ -9,13 +9,13 @@ import pandas as pd
 import typst
 from matplotlib.figure import Figure
 
-from reports.answer import NONE, Format, answer, notes, summary
-from reports.captions import captions
-from reports.facts import facts
-from reports.figures import figures_of, svg
-from reports.groups import NothingToDraw, names, si_bytes
-from reports.results import Results
-from reports.tables import tables
+from paceline.reports.figures.catalogue import figures_of, svg
+from paceline.reports.measures.groups import NothingToDraw, names, si_bytes
+from paceline.reports.measures.results import Results
+from paceline.reports.text.answer import NONE, Format, answer, notes, summary
+from paceline.reports.text.captions import captions
+from paceline.reports.text.facts import facts
+from paceline.reports.text.tables import tables
 
 TEMPLATE = Path(__file__).with_name("report.typ")
 REASON_LIMIT = 600

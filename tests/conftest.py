@@ -5,13 +5,15 @@ from collections.abc import Iterator
 
 # Before DeepSpeed is imported anywhere.
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
+# Benchmarks of tests wait neither for one another nor for those that run on this machine.
+os.environ["PACELINE_MACHINE"] = f"tests {os.getpid()}"
 
 import pytest
 
-from lightning_modules.backend import launch
+from paceline.lightning_modules.backend import launch
 from tests.processes import ranks_alive
 
-launch.start_fork_server("benchmarks.trial", "tests.workload")
+launch.start_fork_server("paceline.benchmarks.trials.rank", "tests.workload")
 
 
 @pytest.fixture(autouse=True)

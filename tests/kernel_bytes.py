@@ -5,14 +5,18 @@ import subprocess
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
-from benchmarks.communication import loopback_bytes
-from lightning_modules.backend.launch import start_fork_server
-from tests.test_conformance import CASES
+from paceline.benchmarks.meters.communication import loopback_bytes
+from paceline.lightning_modules.backend.launch import start_fork_server
+from tests.lightning_modules.test_conformance import CASES
 from tests.workload import Plan, run_ranks, train
 
 
 def main() -> None:
-    start_fork_server("benchmarks.trial", "tests.workload", "tests.test_conformance")
+    start_fork_server(
+        "paceline.benchmarks.trials.rank",
+        "tests.workload",
+        "tests.lightning_modules.test_conformance",
+    )
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     for case in CASES:
         if case.workers < 4:

@@ -9,10 +9,12 @@ import pandas as pd
 from mlflow.tracking import MlflowClient
 from numpy.typing import NDArray
 
-from benchmarks.config import Benchmark, Budget, Plugin, Scale, Target, Trial, Workload
-from benchmarks.tracking import BenchmarkRun
-from reports.results import Results, load
-from reports.scoring import CURVE, score
+from paceline.benchmarks.spec.benchmark import Benchmark, Trial, Workload
+from paceline.benchmarks.spec.plugin import Plugin
+from paceline.benchmarks.spec.settings import Budget, Scale, Target
+from paceline.benchmarks.trials.tracking import BenchmarkRun
+from paceline.reports.measures.results import Results, load
+from paceline.reports.measures.scoring import CURVE, score
 
 MARKUP = "#let $x$ *b* _i_ @ref [c] <d> \\ // `e`"
 LONG = "/".join(["directory"] * 12)

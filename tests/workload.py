@@ -16,14 +16,16 @@ from torch.utils.data import DataLoader, Dataset
 from torchmetrics import MeanSquaredError
 from torchmetrics.classification import BinaryAccuracy
 
-from benchmarks.config import Budget, Plugin, Target, Trial, Workload
-from benchmarks.trial import run_rank, stream
-from datasets.batches import collate
-from datasets.partition import Partition
-from lightning_modules.backend.launch import Ranks
-from lightning_modules.backend.search import Dimension, Real
-from lightning_modules.backend.strategy import DeepSpeedBackend
-from lightning_modules.backend.task import Task
+from paceline.benchmarks.spec.benchmark import Trial, Workload
+from paceline.benchmarks.spec.plugin import Plugin
+from paceline.benchmarks.spec.settings import Budget, Target
+from paceline.benchmarks.trials.rank import run_rank, stream
+from paceline.datasets.batches import collate
+from paceline.datasets.partition import Partition
+from paceline.lightning_modules.backend.launch import Ranks
+from paceline.lightning_modules.backend.search import Dimension, Real
+from paceline.lightning_modules.backend.strategy import DeepSpeedBackend
+from paceline.lightning_modules.backend.task import Task
 
 FEATURES, VALIDATION_ROWS = 6, 50
 

@@ -9,13 +9,13 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
-from lightning_modules.backend.layout import Layout
-from lightning_modules.backend.ledger import engine_bytes
-from lightning_modules.backend.search import Dimension
-from lightning_modules.backend.task import Task
+from paceline.lightning_modules.backend.layout import Layout
+from paceline.lightning_modules.backend.ledger import engine_bytes
+from paceline.lightning_modules.backend.search import Dimension
+from paceline.lightning_modules.backend.task import Task
 
 if TYPE_CHECKING:
-    from lightning_modules.backend.strategy import DeepSpeedBackend
+    from paceline.lightning_modules.backend.strategy import DeepSpeedBackend
 
 
 class Algorithm(LightningModule):

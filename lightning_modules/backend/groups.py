@@ -4,7 +4,7 @@ from typing import Any
 
 import deepspeed.comm as dist
 
-from lightning_modules.backend.layout import Layout
+from paceline.lightning_modules.backend.layout import Layout
 
 
 class ReplicaGroups:

@@ -243,8 +243,8 @@ def _interrupted_later() -> Iterator[None]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
-    for number in came:
-        signal.raise_signal(number)
+    for signal_number in came:
+        signal.raise_signal(signal_number)
 
 
 @contextmanager

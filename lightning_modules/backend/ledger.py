@@ -180,9 +180,9 @@ class Ledger:
             counted = sorted(self._messages.items())
         rows: dict[tuple[str, int, str], dict[str, Any]] = {}
         for (operation, payload, size, backend, phase), messages in counted:
-            row = {"operation": operation, "group_size": size, "phase": phase}
-            row |= dict.fromkeys(("messages", "payload_bytes", "wire_bytes"), 0)
-            row = rows.setdefault((operation, size, phase), row)
+            names = {"operation": operation, "group_size": size, "phase": phase}
+            sums = dict.fromkeys(("messages", "payload_bytes", "wire_bytes"), 0)
+            row = rows.setdefault((operation, size, phase), {**names, **sums})
             row["messages"] += messages
             row["payload_bytes"] += messages * payload
             row["wire_bytes"] += messages * wire_bytes(operation, payload, size, backend)

@@ -11,8 +11,8 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from lightning_modules.backend.clock import Clock
-from lightning_modules.backend.ledger import Ledger
+from paceline.lightning_modules.backend.clock import Clock
+from paceline.lightning_modules.backend.ledger import Ledger
 
 # What a request asks for, and the tags of the messages: gloo matches them whatever their order.
 PUSH, FETCH, READ, STOP = range(4)

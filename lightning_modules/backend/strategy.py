@@ -26,10 +26,10 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy
 from torch import Tensor, nn
 
-from lightning_modules.backend.clock import Clock
-from lightning_modules.backend.groups import ReplicaGroups
-from lightning_modules.backend.layout import Layout
-from lightning_modules.backend.ledger import Ledger
+from paceline.lightning_modules.backend.clock import Clock
+from paceline.lightning_modules.backend.groups import ReplicaGroups
+from paceline.lightning_modules.backend.layout import Layout
+from paceline.lightning_modules.backend.ledger import Ledger
 
 
 def keep_off_gpus() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from lightning_modules.backend.search import Dimension
+from paceline.lightning_modules.backend.search import Dimension
 
 
 class Task(nn.Module, ABC):

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torchmetrics.classification import BinaryAUROC
 
-from lightning_modules.backend.search import Real
-from lightning_modules.backend.task import Task
+from paceline.lightning_modules.backend.search import Real
+from paceline.lightning_modules.backend.task import Task
 
 # Embedding dimension and widths of the hidden layers.
 PRESETS = {"small": (8, (128, 64)), "paper": (16, (2560, 1024, 256))}

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_modules.backend.search import Real
-from lightning_modules.backend.task import Task
+from paceline.lightning_modules.backend.search import Real
+from paceline.lightning_modules.backend.task import Task
 
 LARGE = 64  # pixels; images of at least that size get ResNet's stem for photographs
 

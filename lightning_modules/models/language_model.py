@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from torchmetrics import Metric
 
-from lightning_modules.backend.search import Real
-from lightning_modules.backend.task import Task
+from paceline.lightning_modules.backend.search import Real
+from paceline.lightning_modules.backend.task import Task
 
 LSTM_SIZES = {"small": (200, 200, 2), "paper": (256, 1024, 2)}  # embedding, hidden, layers
 GPT_SIZES = {"small": (128, 4, 2), "paper": (768, 12, 12)}  # width, heads, layers

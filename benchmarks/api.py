@@ -1,0 +1,60 @@
+"""The functions of `import paceline`: run a benchmark, read its results."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from paceline.benchmarks.spec.reading import load_benchmark, load_workload
+from paceline.benchmarks.trials.display import TerminalDisplay, console
+from paceline.benchmarks.trials.runner import run as run_benchmark
+from paceline.benchmarks.trials.store import open_store
+from paceline.home import default_store
+from paceline.lightning_modules.backend.launch import interruptible, start_fork_server
+from paceline.reports.measures.link import DEFAULT
+from paceline.reports.measures.results import Results, load
+
+
+def run(
+    benchmark: str,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    store: str | None = None,
+    link: str = DEFAULT,
+) -> Results:
+    """Runs the trials of a benchmark that are missing and returns all its results.
+
+    Call it under `if __name__ == "__main__":`, because worker processes import the main module.
+
+    Args:
+        benchmark: the name of a shipped benchmark, the path of a YAML file, or `FILE.py:CLASS` for a
+            task of your own.
+        settings: fields of the YAML to override, by their dotted name, e.g. `{"scale.workers": [1, 2]}`.
+        store: the URI of MLflow's store; the default is that of the command `paceline`.
+        link: the preset of the link over which times are modelled.
+
+    Raises:
+        ConfigError: a setting or a class is wrong.
+        StoreError: the store cannot be opened.
+    """
+    start_fork_server("paceline.benchmarks.trials.rank")
+    overrides = [f"--{name}={value}" for name, value in (settings or {}).items()]
+    load_any = load_workload if ".py:" in benchmark else load_benchmark
+    loaded = load_any(benchmark, overrides)
+    client = open_store(store or default_store())
+    with interruptible(), TerminalDisplay(console) as display:
+        run_benchmark(loaded, client, display)
+    return load(client, loaded.name, link)
+
+
+def load_results(benchmark: str, *, store: str | None = None, link: str = DEFAULT) -> Results:
+    """The results of the latest run of a benchmark.
+
+    Args:
+        benchmark: its name.
+        store: the URI of MLflow's store; the default is that of the command `paceline`.
+        link: the preset of the link over which times are modelled.
+
+    Raises:
+        StoreError: there is no such store.
+        NoResults: the benchmark has not been run.
+    """
+    return load(open_store(store or default_store(), create=False), benchmark, link)

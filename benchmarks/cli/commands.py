@@ -1,0 +1,246 @@
+"""What each command of the command line does.
+
+Each imports what it needs itself: torch and Lightning take seconds, which `results` need not wait for.
+"""
+
+import argparse
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from paceline.benchmarks.trials.display import console
+from paceline.home import home
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+    from paceline.benchmarks.spec.benchmark import Benchmark
+    from paceline.reports.measures.results import Results
+
+
+def run(options: argparse.Namespace) -> int:
+    benchmark = _benchmark(options)
+
+    from paceline.benchmarks.trials.display import TerminalDisplay
+    from paceline.benchmarks.trials.runner import run as run_benchmark
+    from paceline.benchmarks.trials.store import open_store
+    from paceline.lightning_modules.backend.launch import interruptible
+
+    client = open_store(options.store)
+    with interruptible(), TerminalDisplay(console) as display:
+        failed = run_benchmark(benchmark, client, display).failed
+    _conclude(client, benchmark.name, options, failed)
+    return 1 if failed else 0
+
+
+def sweep(options: argparse.Namespace) -> int:
+    benchmark = _benchmark(options)
+
+    from paceline.benchmarks.sweeps.studies import Studies
+    from paceline.benchmarks.sweeps.sweep import sweep as sweep_benchmark
+    from paceline.benchmarks.trials.display import TerminalDisplay
+    from paceline.benchmarks.trials.store import open_store
+    from paceline.lightning_modules.backend.launch import interruptible
+
+    client = open_store(options.store)
+    studies = Studies(options.studies, options.heartbeat)
+    with interruptible(), TerminalDisplay(console) as display:
+        missing = sweep_benchmark(
+            benchmark, client, studies, options.link, display, options.share_machine
+        )
+    _conclude(client, f"{benchmark.name}-sweep", options, missing)
+    return 1 if missing else 0
+
+
+def _benchmark(options: argparse.Namespace) -> "Benchmark":
+    """What is named on the command line, with what it overrides; its ranks can be started."""
+    from paceline.benchmarks.spec.reading import load_benchmark, load_workload
+    from paceline.benchmarks.spec.shipped import find_benchmark
+    from paceline.lightning_modules.backend.launch import start_fork_server
+
+    if options.name:
+        find_benchmark(options.name)  # a slip of the pen is told before anything takes seconds
+    start_fork_server(
+        "paceline.benchmarks.trials.rank"
+    )  # imports there while this process imports here
+    overrides = list(options.overrides)
+    if options.data:
+        overrides.append(f"--workload.data.path={options.data}")
+    if options.on_bad_rows:
+        overrides.append(f"--workload.data.on_bad_rows={options.on_bad_rows}")
+    if options.workload:
+        return load_workload(options.workload, overrides)
+    return load_benchmark(options.name, overrides)
+
+
+def _conclude(client: "MlflowClient", name: str, options: argparse.Namespace, failed: int) -> None:
+    """Shows what a run or a sweep has given and writes its report."""
+    from paceline.benchmarks.cli.tables import table
+    from paceline.reports.measures.results import load
+
+    results = load(client, name, options.link)
+    console.print(table(results))
+    console.print(f"report: {_write_report(client, results, options.report)}", soft_wrap=True)
+    if failed:
+        console.print(f"failed trials: {failed}; the same command tries them again")
+
+
+def rerun(options: argparse.Namespace) -> int:
+    from paceline.lightning_modules.backend.launch import interruptible, start_fork_server
+
+    start_fork_server("paceline.benchmarks.trials.rank")
+
+    from paceline.benchmarks.cli.tables import comparison
+    from paceline.benchmarks.trials.display import TerminalDisplay
+    from paceline.benchmarks.trials.rerun import rerun as rerun_trial
+    from paceline.benchmarks.trials.store import open_store
+
+    client = open_store(options.store, create=False)
+    with interruptible(), TerminalDisplay(console) as display:
+        outcome = rerun_trial(client, options.run_id, display)
+    console.print(comparison(outcome))
+    return 0 if outcome.bitwise else 1
+
+
+def results(options: argparse.Namespace) -> int:
+    from paceline.benchmarks.cli.tables import table
+    from paceline.benchmarks.trials.store import open_store
+    from paceline.reports.measures.results import COLUMNS, load
+
+    client = open_store(options.store, create=False)
+    found = load(client, _name(options.name), options.link, with_predictions=False)
+    parameters = [str(name) for name in found.trials if str(name).startswith("param.")]
+    rows = found.trials[[*COLUMNS, "oversubscribed", "failure", *parameters]]
+    match options.format:
+        case "table":
+            console.print(table(found))
+        case "csv":
+            print(rows.to_csv(index=False), end="")
+        case "json":
+            print(rows.to_json(orient="records", indent=2))
+    return 0
+
+
+def report(options: argparse.Namespace) -> int:
+    from paceline.benchmarks.trials.store import open_store
+    from paceline.reports.measures.results import load
+
+    client = open_store(options.store, create=False)
+    results = load(client, _name(options.name), options.link)
+    print(_write_report(client, results, options.report))
+    return 0
+
+
+def _write_report(client: "MlflowClient", results: "Results", path: str | None) -> Path:
+    from paceline.benchmarks.trials.store import attach
+    from paceline.reports import pdf
+    from paceline.reports.figures import catalogue, tuning
+
+    pdf_name = f"{results.benchmark['name']}.pdf"
+    file = Path(path) if path else home() / "reports" / "output" / pdf_name
+    attach(client, results.run_id, pdf.write(results, file))
+    for run_id, own in tuning.by_study(results).items():
+        for name, figure in pdf.draw(own, catalogue.OF_A_SWEEP)[0].items():
+            client.log_text(run_id, figure.decode(), f"report/{name}.svg")
+    return file
+
+
+def download(options: argparse.Namespace) -> int:
+    from rich.progress import DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    from paceline.benchmarks.cli.download import download as fetch
+    from paceline.benchmarks.cli.download import find_set
+
+    wanted, folder = find_set(options.name), Path(options.to).expanduser()
+    console.print(f"{wanted.about}\nterms: {wanted.terms}", soft_wrap=True)
+    columns = (TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console) as progress:
+        bars = {name: progress.add_task(name, visible=False) for name in wanted.files}
+
+        def show(name: str, size: int, total: int | None) -> None:
+            progress.update(bars[name], completed=size, total=total, visible=True)
+
+        fetch(wanted, folder, show)
+    console.print(
+        f"whole and checked in {folder}; next: {wanted.use.format(folder=folder)}", soft_wrap=True
+    )
+    return 0
+
+
+def measure(options: argparse.Namespace) -> int:
+    import_module(f"paceline.benchmarks.meters.{options.meter}").main(options.overrides)
+    return 0
+
+
+def list_all(_: argparse.Namespace) -> int:
+    from paceline.benchmarks.cli.download import SETS
+    from paceline.benchmarks.spec.shipped import shipped
+    from paceline.lightning_modules import find_algorithms
+
+    for title, entries in {
+        "benchmark": {name: _first_comment(path) for name, path in shipped().items()},
+        "algorithm": {name: cls.title for name, cls in find_algorithms().items()},
+        "data set": {name: public.about for name, public in SETS.items()},
+    }.items():
+        grid = Table(title, "what it is", box=None)
+        for name, text in entries.items():
+            grid.add_row(name, text)
+        console.print(grid)
+        console.print()
+    return 0
+
+
+def ui(options: argparse.Namespace) -> int:
+    from paceline.benchmarks.trials.store import open_store
+
+    uri = open_store(options.store).tracking_uri
+    server = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    server += ["--host", "127.0.0.1", "--port", str(options.port), "--workers", "1"]
+    # Jobs are for evaluating language models; without them the server starts in half the time.
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    print(f"MLflow: http://127.0.0.1:{options.port}  (Ctrl-C ends it)", flush=True)
+    os.execve(sys.executable, server, environment)  # so that a signal ends the server itself
+
+
+def dashboard(options: argparse.Namespace) -> int:
+    from optuna_dashboard import run_server
+
+    from paceline.benchmarks.sweeps.studies import Studies
+
+    storage = Studies(options.studies).storage
+    print(f"Optuna: http://127.0.0.1:{options.port}  (Ctrl-C ends it)", flush=True)
+    run_server(storage, host="127.0.0.1", port=options.port)
+    return 0
+
+
+def doctor(options: argparse.Namespace) -> int:
+    from paceline.benchmarks.cli.doctor import run_checks
+
+    failed = 0
+    for name, found, remedy in run_checks(options.store):
+        failed += bool(remedy)
+        console.print(f"{'PROBLEM' if remedy else 'ok':8}{name}: {found}", soft_wrap=True)
+        if remedy:
+            console.print(f"{'':8}-> {remedy}", soft_wrap=True)
+    return 1 if failed else 0
+
+
+def _name(name: str) -> str:
+    """The name under which MLflow holds a benchmark that is given by its name or by its file."""
+    from paceline.benchmarks.spec.shipped import find_benchmark, read_yaml
+
+    path = Path(name)
+    return str(read_yaml(find_benchmark(name)).get("name", path.stem)) if path.suffix else name
+
+
+def _first_comment(path: Path) -> str:
+    lines = []
+    for line in path.read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.lstrip("# "))
+    return " ".join(lines)

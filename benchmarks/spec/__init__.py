@@ -1,0 +1,1 @@
+"""What a YAML may say, how it is read, the classes that it names, and whether they fit."""

@@ -1,0 +1,235 @@
+"""Reads a benchmark: a YAML file, a task of a person's own, and what the command line overrides."""
+
+import re
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from jsonargparse import ArgumentError, ArgumentParser
+from pytorch_lightning import LightningDataModule
+
+from paceline.benchmarks.spec.benchmark import Benchmark, Workload
+from paceline.benchmarks.spec.plugin import ConfigError, Plugin, nearest
+from paceline.benchmarks.spec.settings import Budget, Fault, Scale, Sweep, Target
+from paceline.benchmarks.spec.shipped import find_benchmark, read_yaml
+from paceline.benchmarks.spec.suitable import check_classes
+from paceline.datasets.partition import Partition
+from paceline.lightning_modules import find_algorithms
+
+Settings = TypeVar("Settings", Partition, Budget)
+
+
+def load_benchmark(name: str, overrides: list[str]) -> Benchmark:
+    """Reads a benchmark and applies what the command line overrides.
+
+    Args:
+        name: of a shipped benchmark, or a path to a YAML file.
+        overrides: `--scale.workers=[1,2]` and the like, any field of the file.
+
+    Raises:
+        ConfigError: in one line, which key of which file is wrong and what it could be instead.
+    """
+    path = find_benchmark(name)
+    return _load(path, read_yaml(path), overrides)
+
+
+def load_workload(task: str, overrides: list[str]) -> Benchmark:
+    """The benchmark of a person's own file: every algorithm on 2 workers beside a baseline.
+
+    Args:
+        task: `path/to/file.py:Class`, what is trained; the file holds the data module as well. Its
+            `target_loss`, if it has one, is the target; otherwise none is ever reached.
+        overrides: as of `load_benchmark`.
+
+    Raises:
+        ConfigError: likewise.
+    """
+    plugin = Plugin.named(task)
+    if plugin.source is None:
+        raise ConfigError(f"--workload is path/to/file.py:CLASS, not {task}")
+    target = getattr(plugin.cls, "target_loss", 0.0)
+    rivals: dict[str, Any] = {name: {} for name in find_algorithms() if name != "baseline"}
+    raw = {
+        "workload": {
+            "data": {"class": plugin.beside(LightningDataModule).name},
+            "task": {"class": plugin.name},
+            "target": {"loss": target},
+            "budget": {"examples": 300_000, "epochs": 10, "evaluations": 10},
+        },
+        "algorithms": {"baseline": {"workers": [1]}, **rivals},
+        "scale": {"workers": [2], "batch_size": 32},
+    }
+    return _load(Path(plugin.place), raw, overrides)
+
+
+def _load(path: Path, raw: dict[str, Any], overrides: list[str]) -> Benchmark:
+    parser, classes, algorithms = _parser(path, raw)
+    _refuse_unknown(path, raw, parser)
+    try:
+        where = f"{path}: "
+        namespace = parser.parse_object(raw)
+        where = ""
+        namespace = parser.parse_args(overrides, namespace=namespace)
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise ConfigError(where + _readable(str(error), parser)) from error
+    return _benchmark(path, namespace.as_dict(), classes, algorithms)
+
+
+def _parser(
+    path: Path, raw: dict[str, Any]
+) -> tuple[ArgumentParser, dict[str, Plugin], dict[str, str]]:
+    """A parser of every field that this benchmark may have, by the classes that it names.
+
+    Returned beside it are the classes of the workload, and the algorithms by their labels.
+    """
+
+    def plugin(section: Any, key: str, place: str) -> Plugin:
+        name = section.pop(key, None) if isinstance(section, dict) else None
+        if not isinstance(name, str):
+            raise ConfigError(f"{path}: {place}.{key} is missing, a class as `module:Class`")
+        return Plugin.named(name)
+
+    workload = raw.get("workload")
+    if not isinstance(workload, dict):
+        raise ConfigError(f"{path}: workload is missing")
+    data = plugin(workload.get("data"), "class", "workload.data")
+    task = plugin(workload.get("task"), "class", "workload.task")
+    check_classes(data, task)
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--name", type=str, default=path.stem)
+    parser.add_argument("--workload.name", type=str, default=path.stem)
+    parser.add_class_arguments(data.cls, "workload.data", fail_untyped=False)
+    given = set(getattr(data.cls, "provides", ()))
+    parser.add_class_arguments(task.cls, "workload.task", skip=given, fail_untyped=False)
+    parser.add_class_arguments(Target, "workload.target")
+    parser.add_class_arguments(Budget, "workload.budget")
+    parser.add_class_arguments(Scale, "scale")
+    parser.add_argument("--seeds", type=list[int], default=[0])
+    parser.add_class_arguments(Partition, "partition")
+    parser.add_class_arguments(Fault, "fault")
+    parser.add_class_arguments(Sweep, "sweep")
+    known, algorithms = find_algorithms(), {}
+    for label, entry in _mapping(path, "algorithms", raw.get("algorithms") or {}).items():
+        entry = raw["algorithms"][label] = _mapping(path, f"algorithms.{label}", entry or {}).copy()
+        algorithms[label] = algorithm = entry.pop("algorithm", label)
+        if algorithm not in known:
+            raise ConfigError(
+                f"{path}: no algorithm {algorithm!r}{nearest(algorithm, list(known))};"
+                f" there are {', '.join(known)}"
+            )
+        parser.add_class_arguments(known[algorithm], f"algorithms.{label}", skip={"task"})
+        parser.add_argument(f"--algorithms.{label}.workers", type=list[int] | None, default=None)
+        for own in (Partition, Budget):
+            for name, kind in get_type_hints(own).items():
+                place = f"--algorithms.{label}.{own.__name__.lower()}.{name}"
+                parser.add_argument(place, type=kind | None, default=None)
+    return parser, {"data": data, "task": task}, algorithms
+
+
+def _benchmark(
+    path: Path, values: dict[str, Any], classes: dict[str, Plugin], names: dict[str, str]
+) -> Benchmark:
+    workload = values["workload"]
+    algorithms = {
+        label: {"algorithm": names[label], **entry}
+        for label, entry in values.get("algorithms", {}).items()
+    }
+    if not algorithms:
+        raise ConfigError(
+            f"{path}: algorithms is missing; there are {', '.join(find_algorithms())}"
+        )
+    budget = Budget(**workload["budget"])
+    try:
+        partition = Partition(**values["partition"])
+        for entry in algorithms.values():
+            entry["partition"] = _own(partition, entry["partition"])
+            entry["budget"] = _own(budget, entry["budget"])
+        fault = Fault(**values["fault"])
+        sweep = Sweep(**values["sweep"])
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    benchmark = Benchmark(
+        name=values["name"],
+        workload=Workload(
+            name=workload["name"],
+            data=replace(classes["data"], arguments=workload.get("data", {})),
+            task=replace(classes["task"], arguments=workload.get("task", {})),
+            target=Target(**workload["target"]),
+            budget=budget,
+        ),
+        algorithms=algorithms,
+        scale=Scale(**values["scale"]),
+        seeds=values["seeds"],
+        partition=partition,
+        fault=fault,
+        sweep=sweep,
+    )
+    _check_positive(path, benchmark)
+    return benchmark
+
+
+def _own(general: Settings, stated: dict[str, Any]) -> Settings | None:
+    """What an algorithm's entry states, the rest as all have it; None where it states nothing."""
+    stated = {name: value for name, value in stated.items() if value is not None}
+    return replace(general, **stated) if stated else None
+
+
+def _check_positive(path: Path, benchmark: Benchmark) -> None:
+    scale, budgets = benchmark.scale, {"workload.budget": benchmark.workload.budget}
+    for label in benchmark.algorithms:
+        budgets[f"algorithms.{label}.budget"] = benchmark.budget(label)
+    quantities = {
+        **{f"{place}.{k}": v for place, own in budgets.items() for k, v in asdict(own).items()},
+        "scale.batch_size": scale.batch_size,
+        "scale.threads": scale.threads,
+        "scale.workers": min(scale.workers, default=0),
+        "seeds (how many)": len(benchmark.seeds),
+    }
+    for place, value in quantities.items():
+        if not value > 0:
+            raise ConfigError(f"{path}: {place} must be positive, not {value}")
+
+
+def _fields(parser: ArgumentParser) -> list[str]:
+    return [a.dest for a in parser._actions if a.option_strings and "help" not in a.dest]
+
+
+def _refuse_unknown(path: Path, raw: dict[str, Any], parser: ArgumentParser) -> None:
+    fields = _fields(parser)
+    groups = {field.rsplit(".", i)[0] for field in fields for i in range(1, field.count(".") + 1)}
+
+    def walk(section: dict[str, Any], prefix: str) -> None:
+        for key, value in section.items():
+            place = f"{prefix}{key}"
+            if place in groups:
+                walk(_mapping(path, place, value), f"{place}.")
+            elif place not in fields:
+                siblings = {
+                    name[len(prefix) :].split(".")[0]
+                    for name in [*fields, *groups]
+                    if name.startswith(prefix)
+                }
+                raise ConfigError(f"{path}: unknown key {place!r}{nearest(key, siblings)}")
+
+    walk(raw, "")
+
+
+def _mapping(path: Path, place: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: {place} is a mapping, not {value!r}")
+    return value
+
+
+def _readable(message: str, parser: ArgumentParser) -> str:
+    """jsonargparse's message in one line, with the nearest option where one is unknown."""
+    unknown = re.search(r"unrecognized arguments: --([\w.]+)", message)
+    if unknown:
+        return f"unknown option --{unknown[1]}{nearest(unknown[1], _fields(parser), '--')}"
+    line = re.sub(r"<class '(\w+)'>|typing\.(?=Literal)", r"\1", " ".join(message.split()))
+    # A setting that may be left out is of a type or None, of which nobody has to be told.
+    line = re.sub(
+        r"Does not validate .* - (Expected .*?)(\. Got .*)? - Expected (a )?NoneType .* value: (.*)",
+        r"\1. Got value: \4",
+        line,
+    )
+    return re.sub(r'Parser key "([^"]+)":', r"\1:", line)

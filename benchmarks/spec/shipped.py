@@ -1,0 +1,44 @@
+"""The YAML files of benchmarks: those shipped with Paceline and a person's own."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from paceline.benchmarks.spec.plugin import ConfigError, nearest
+from paceline.home import PACKAGE
+
+
+def shipped() -> dict[str, Path]:
+    """The benchmarks shipped with Paceline, by name."""
+    return {path.stem: path for path in sorted(PACKAGE.glob("benchmarks/*.yaml"))}
+
+
+def find_benchmark(name: str) -> Path:
+    """The file of a benchmark given by name or by path.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path = shipped().get(name, Path(name))
+    if path.suffix and not path.is_file():
+        raise ConfigError(f"{path}: there is no such file")
+    if not path.is_file():
+        hint = nearest(name, list(shipped()))
+        raise ConfigError(f"no benchmark {name!r}{hint}; `list` shows them all")
+    return path
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The content of a benchmark's file.
+
+    Raises:
+        ConfigError: the file cannot be read or is no mapping.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: a benchmark is a mapping, see `benchmarks/criteo.yaml`")
+    return raw

@@ -1,0 +1,175 @@
+"""Whether trials can run: their classes and hyper-parameters; if not, one line says what is wrong."""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningDataModule, LightningModule
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchmetrics import Metric
+
+from paceline.benchmarks.spec.benchmark import Trial, Workload
+from paceline.benchmarks.spec.plugin import ConfigError, Plugin
+from paceline.datasets.batches import with_batches
+from paceline.datasets.reading import cache
+from paceline.datasets.reading.cache import DataError
+from paceline.lightning_modules.backend.task import Task
+
+NAMES = {
+    "loss_name": "the loss in the words of the workload, with its unit",
+    "metric_name": "the metric beside it",
+}
+LOADERS = {
+    "train_dataloader": "the examples to train on",
+    "val_dataloader": "the examples to evaluate on",
+}
+
+
+def check_classes(data: Plugin, task: Plugin) -> None:
+    """Checks what can be seen without building either.
+
+    Raises:
+        ConfigError: the first method or attribute that is missing, and what it has to be.
+    """
+    if not issubclass(task.cls, nn.Module):
+        raise ConfigError(f"{task} is no torch.nn.Module; derive it from {Task.__module__}.Task")
+    for name, method in vars(Task).items():
+        if name in Task.__abstractmethods__ and _lacks(task.cls, name):
+            arguments = [p for p in inspect.signature(method).parameters if p != "self"]
+            purpose = method.__doc__.splitlines()[0]
+            raise ConfigError(f"{task} has no method '{name}({', '.join(arguments)})': {purpose}")
+    for name, purpose in NAMES.items():
+        if not isinstance(getattr(task.cls, name, None), str):
+            raise ConfigError(f"{task} has no attribute '{name}', a string: {purpose}")
+    if not issubclass(data.cls, LightningDataModule):
+        raise ConfigError(f"{data} is no LightningDataModule; derive it from that")
+    for name, purpose in LOADERS.items():
+        if _lacks(data.cls, name):
+            raise ConfigError(f"{data} has no method '{name}()', a DataLoader: {purpose}")
+
+
+def _lacks(cls: type, name: str) -> bool:
+    """Whether a class has not more under a name than what raises `not implemented`."""
+    inherited = (nn.Module, LightningModule, LightningDataModule, Task)
+    return getattr(cls, name, None) in [None, *(getattr(base, name, None) for base in inherited)]
+
+
+def prepared(trials: Sequence[Trial]) -> LightningDataModule:
+    """The data of trials on one workload, ready, after an example or two have gone through its task.
+
+    Raises:
+        ConfigError: the task and the data do not fit one another or the algorithms, or an algorithm
+            refuses its hyper-parameters.
+        DataError: the data cannot be used.
+    """
+    workload = trials[0].workload
+    with _called(workload.data, "building and reading the data"):
+        data: LightningDataModule = workload.data.build()
+        data.prepare_data()
+        data.setup("fit")
+    for name in LOADERS:
+        with _called(workload.data, f"{name}()"):
+            loader = getattr(data, name)()
+        dataset: Any = getattr(loader, "dataset", None)
+        if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
+            raise ConfigError(
+                f"{workload.data}: {name}() has to give a DataLoader over a dataset with"
+                " __len__ and __getitem__, as examples are dealt to the ranks by their numbers"
+            )
+        if not len(dataset):
+            raise ConfigError(f"{workload.data}: {name}() has no examples")
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        task = _checked_task(workload, data, loader)
+        for trial in {trial.label: trial for trial in trials}.values():
+            try:
+                trial.algorithm_class(task, **trial.hyper_parameters)
+            except ValueError as error:
+                raise ConfigError(f"algorithms.{trial.label}: {error}") from error
+    return data
+
+
+def _checked_task(workload: Workload, data: LightningDataModule, loader: DataLoader[Any]) -> Any:
+    plugin = workload.task
+    with _called(workload.data, "reading validation examples"):
+        rows = range(len(loader.dataset))[:2]  # type: ignore[arg-type]
+        (batch,) = with_batches(loader, [list(rows)])
+    with _called(plugin, "building it"):
+        task = workload.build_task(data).eval()
+    with _called(plugin, "forward(batch)"):
+        logits = task(batch)
+    with _called(plugin, "labels(batch)"):
+        labels = task.labels(batch)
+    if len(_tensor(plugin, "labels(batch)", labels)) != len(_tensor(plugin, "forward", logits)):
+        raise ConfigError(
+            f"{plugin}: labels(batch) {_shape(labels)} has not one row for each of"
+            f" forward(batch) {_shape(logits)}"
+        )
+    with _called(plugin, f"loss(logits {_shape(logits)}, labels {_shape(labels)})"):
+        loss = task.loss(logits, labels)
+    if _tensor(plugin, "loss", loss).dim():
+        raise ConfigError(
+            f"{plugin}: loss gave {_shape(loss)}; give the mean over the rows, a scalar"
+        )
+    with _called(plugin, "probabilities(logits)"):
+        served = task.probabilities(logits)
+    with _called(plugin, f"loss(logits, probabilities {_shape(served)}), a distillation's,"):
+        task.loss(logits, served)
+    with _called(plugin, "inverse(probabilities)"):
+        inverse = task.inverse(served)
+    if inverse.shape != logits.shape:
+        raise ConfigError(
+            f"{plugin}: inverse(probabilities) gave {_shape(inverse)}, and the logits are"
+            f" {_shape(logits)}"
+        )
+    with _called(plugin, "metric().update(probabilities, labels)"):
+        metric = task.metric()
+        if not isinstance(metric, Metric):
+            raise TypeError(f"a {type(metric).__name__} is no torchmetrics.Metric")
+        metric.update(served, labels.int())
+    with _called(plugin, "configure_optimizer(parameters)"):
+        optimizer = task.configure_optimizer(task.parameters())
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise TypeError(f"a {type(optimizer).__name__} is no torch.optim.Optimizer")
+    return task
+
+
+def _tensor(plugin: Plugin, call: str, value: Any) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise ConfigError(f"{plugin}: {call} gave a {type(value).__name__} and not a tensor")
+    return value
+
+
+def _shape(tensor: Tensor) -> str:
+    return str(list(tensor.shape))
+
+
+@contextmanager
+def _called(plugin: Plugin, what: str) -> Iterator[None]:
+    """Turns whatever a class raises into one line that names it, the call and the line."""
+    try:
+        yield
+    except (ConfigError, DataError):
+        raise
+    except Exception as error:
+        reason = (f"{type(error).__name__}: {error}".splitlines() or [""])[0]
+        raise ConfigError(f"{plugin}: {what} raised {reason}{plugin.line_of(error)}") from error
+
+
+def data_fingerprint(data: Any) -> str:
+    """What stands for the rows of a data module in a trial's identity.
+
+    Where the class has no `fingerprint`, that is the numbers of rows alone, beside its arguments.
+    """
+    own = getattr(data, "fingerprint", None)
+    return str(cache.digest(description(data)) if own is None else own)
+
+
+def description(data: Any) -> dict[str, Any]:
+    """Facts about a data module for the record and the report, its own or what can be seen."""
+    seen = {"name": type(data).__name__, "synthetic": False}
+    for name, loader in zip(("train_rows", "validation_rows"), LOADERS, strict=True):
+        seen[name] = len(getattr(data, loader)().dataset)
+    return seen | getattr(data, "description", {})

@@ -1,0 +1,1 @@
+"""Tunes the algorithms of a benchmark: what is drawn, from which studies, for which objectives."""

@@ -1,0 +1,96 @@
+"""What a sweep minimises, computed from the trials of one configuration."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from statistics import fmean
+
+from optuna.trial import FrozenTrial
+
+from paceline.benchmarks.spec.settings import Objective
+from paceline.benchmarks.trials.runner import Ended
+from paceline.reports.measures.link import Link, modelled_seconds
+from paceline.reports.measures.statistics import churn
+
+# The objectives that have been decided once the target is reached, by the column of the curve that
+# counts them.
+TO_TARGET = {"time_to_target_s": "train_seconds", "bytes_to_target": "bytes_sent_per_worker"}
+
+
+def about_target(objectives: Sequence[Objective]) -> bool:
+    """Whether a trial that misses the target is worth nothing, whatever else it gave."""
+    return any(name.endswith(("to_target", "to_target_s")) for name in objectives)
+
+
+def value(name: Objective, trials: list[Ended], target: float, link: Link) -> float:
+    """An objective of a configuration, the mean over its trials, which differ in their seed alone.
+
+    Of a trial that missed the target, what it had spent at its end: `excess` tells the two apart.
+
+    Args:
+        name: of the objective.
+        trials: of the configuration, all finished.
+        target: the validation loss to reach.
+        link: over which time is modelled.
+    """
+    match name:
+        case "churn":
+            served = [trial.predictions["model"] for trial in trials]
+            return fmean(itertools.starmap(churn, itertools.combinations(served, 2)))
+        case "final_loss":
+            return fmean(trial.figures["final_loss"] for trial in trials)
+        case "modelled_time_to_target_s":
+            return fmean(_modelled(trial, target, link) for trial in trials)
+        case _:
+            return fmean(_decisive(trial, target)[TO_TARGET[name]] for trial in trials)
+
+
+def excess(trials: list[Ended], target: float) -> float:
+    """By how much the best loss of the worst trial misses the target; at most 0 where all reached it."""
+    return max(min(point["validation_loss"] for point in t.curve) for t in trials) - target
+
+
+def lower_bounds(objectives: Sequence[Objective], point: dict[str, float]) -> list[float]:
+    """What each objective will be at least, of a trial that has not reached its target at `point`."""
+    bounds = {name: point[column] for name, column in TO_TARGET.items()}
+    bounds |= {"modelled_time_to_target_s": point["compute_seconds"], "churn": 0.0}
+    return [bounds.get(name, -math.inf) for name in objectives]
+
+
+def is_dominated(bounds: list[float], others: Sequence[FrozenTrial]) -> bool:
+    """Whether a finished trial that met its constraints is better in every objective.
+
+    The one rule of pruning that holds for several objectives: nothing on the Pareto front is lost.
+    """
+    return any(
+        all(value < bound for value, bound in zip(other.values, bounds, strict=True))
+        for other in others
+        if all(violation <= 0 for violation in other.constraints.values())
+    )
+
+
+def chosen(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+    """The trial to retrain, of a study's completed ones; None where there is none.
+
+    Of those that met their constraints, or else came nearest, the one with the smallest product of
+    objectives: of one objective the best, of several the balanced point of the Pareto front.
+    """
+
+    def rank(trial: FrozenTrial) -> tuple[float, float]:
+        violation = sum(max(0.0, v) for v in trial.constraints.values())
+        return violation, sum(math.log(max(v, 1e-12)) for v in trial.values)
+
+    return min(trials, key=rank, default=None)
+
+
+def _decisive(trial: Ended, target: float) -> dict[str, float]:
+    """The point of the curve that reached the target, or the last."""
+    reached = (point for point in trial.curve if point["validation_loss"] <= target)
+    return next(reached, trial.curve[-1])
+
+
+def _modelled(trial: Ended, target: float, link: Link) -> float:
+    point = _decisive(trial, target)
+    return modelled_seconds(
+        point["compute_seconds"], point["messages_per_worker"], trial.record, link
+    )

@@ -1,0 +1,205 @@
+"""The studies that a sweep consists of: what each draws, and the trial that follows from a draw."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import optuna
+
+from paceline.benchmarks.spec.benchmark import Benchmark, Trial, fingerprint
+from paceline.benchmarks.spec.plugin import ConfigError, nearest
+from paceline.benchmarks.spec.settings import Sweep
+from paceline.benchmarks.sweeps.studies import suggest
+from paceline.benchmarks.trials.environment import hardware
+from paceline.lightning_modules import find_algorithms
+from paceline.lightning_modules.backend.search import Choice, Dimension
+
+SCALE = ("workers", "batch_size", "zero_stage")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One study: an algorithm of a benchmark at one scale, or at several that it draws from."""
+
+    benchmark: Benchmark
+    label: str
+    workers: tuple[int, ...]
+
+    @property
+    def title(self) -> str:
+        """What it is called on the terminal and in MLflow."""
+        numbers = " or ".join(map(str, self.workers))
+        return f"{self.label}, {numbers} {'worker' if self.workers == (1,) else 'workers'}"
+
+    def name(self, facts: Mapping[str, Any]) -> str:
+        """The study's name in Optuna's storage: the same for whatever gives comparable trials.
+
+        How many trials are drawn and on what seeds the result is retrained do not count, so a larger
+        budget goes on with the same study.
+        """
+        alike = replace(_same_budget(self.benchmark), algorithms={self.label: self._entry})
+        number = fingerprint(alike, {**facts, "workers": self.workers})
+        return f"{self.benchmark.name}: {self.title} ({number})"
+
+    @property
+    def _entry(self) -> dict[str, Any]:
+        return self.benchmark.algorithms[self.label]
+
+    @property
+    def stated(self) -> tuple[dict[str, Dimension], dict[str, Dimension]]:
+        """The search spaces that the task and the algorithm state."""
+        task = self.benchmark.workload.task.cls
+        algorithm = find_algorithms()[self._entry["algorithm"]]
+        return getattr(task, "search_space", {}), algorithm.search_space
+
+    def space(self) -> dict[str, Dimension]:
+        """What is drawn, by name: scale, then the task's, then the algorithm's dimensions.
+
+        Every dimension is wide enough to hold the value of the benchmark's YAML.
+
+        Raises:
+            ConfigError: a dimension stated is no argument, or is stated twice.
+        """
+        sweep, (of_task, own) = self.benchmark.sweep, self.stated
+        if both := set(of_task) & set(own):
+            raise ConfigError(f"{self.label} and its task both draw {min(both)!r}: rename one")
+        stated = {
+            "workers": Choice(self.workers if len(self.workers) > 1 else ()),
+            "batch_size": Choice(tuple(sweep.batch_sizes or ())),
+            **of_task,
+            **own,
+            "zero_stage": Choice(tuple(sweep.zero_stages or ())),
+        }
+        current = self._current(self.workers[0])
+        return {
+            name: _including(dimension, current[name])
+            for name, dimension in stated.items()
+            if dimension != Choice(()) and (sweep.only is None or name in (*SCALE, *sweep.only))
+        }
+
+    def _current(self, workers: int) -> dict[str, Any]:
+        """What the benchmark's YAML says of everything that can be drawn."""
+        scale, task = self.benchmark.scale, self.benchmark.workload.task
+        of_task, own = self.stated
+        known = {**self._entry, **task.arguments}
+        for name in (*of_task, *own):
+            if name not in known:
+                raise ConfigError(f"{task} or {self.label} draws {name!r} but has no such argument")
+        return {
+            "workers": workers,
+            "batch_size": scale.batch_size,
+            "zero_stage": scale.zero_stage,
+            **{name: task.arguments[name] for name in of_task},
+            **{name: self._entry[name] for name in own},
+        }
+
+    def draw(self, trial: optuna.Trial) -> dict[str, Any]:
+        """Draws a configuration: a value for each dimension, those excluded that make no trial."""
+        drawn: dict[str, Any] = {}
+        for name, dimension in self.space().items():
+            key = name
+            if isinstance(dimension, Choice):
+                values = tuple(v for v in dimension.values if self._fits(drawn | {name: v}))
+                if len(values) < 2:
+                    continue  # nothing to choose
+                if values != dimension.values and "workers" in drawn:
+                    key = f"{name} at {drawn['workers']} workers"
+                dimension = Choice(values)
+            drawn[name] = suggest(trial, key, dimension)
+        return drawn
+
+    def _fits(self, drawn: dict[str, Any]) -> bool:
+        try:
+            trial = self.trial(drawn, seed=0)
+        except ConfigError:
+            return False
+        # ZeRO divides what the ranks of a replica hold together.
+        return trial.zero_stage == self.benchmark.scale.zero_stage or trial.layout.ranks > 1
+
+    def queue(self) -> list[dict[str, Any]]:
+        """The configuration of the benchmark's YAML, at every scale: the first that are tried."""
+        names = self.space()
+        current = [self._current(workers) for workers in self.workers]
+        return [{n: v for n, v in values.items() if n in names} for values in current]
+
+    def trial(self, drawn: Mapping[str, Any], seed: int) -> Trial:
+        """The trial of a drawn configuration.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        of_task, own = ({n: drawn[n] for n in stated if n in drawn} for stated in self.stated)
+        scale = {name: drawn[name] for name in ("batch_size", "zero_stage") if name in drawn}
+        workload, task = self.benchmark.workload, self.benchmark.workload.task
+        configured = replace(
+            self.benchmark,
+            workload=replace(workload, task=replace(task, arguments=task.arguments | of_task)),
+            algorithms={self.label: self._entry | own},
+            scale=replace(self.benchmark.scale, **scale),
+        )
+        return configured.trial(self.label, drawn.get("workers", self.workers[0]), seed)
+
+
+def _including(dimension: Dimension, value: Any) -> Dimension:
+    if isinstance(dimension, Choice):
+        known = value in dimension.values
+        return dimension if known else Choice((value, *dimension.values))
+    low, high = min(dimension.low, value), max(dimension.high, value)
+    return replace(dimension, low=low, high=high)
+
+
+def _same_budget(benchmark: Benchmark) -> Benchmark:
+    """A benchmark without what a sweep may change and still go on with its studies."""
+    neutral = {f: getattr(Sweep(), f) for f in ("algorithms", "workers", "trials", "seeds")}
+    return replace(benchmark, seeds=[], sweep=replace(benchmark.sweep, **neutral))
+
+
+def identity(benchmark: Benchmark, facts: Mapping[str, Any]) -> str:
+    """16 hex digits that stand for the sweep of a benchmark under the given facts."""
+    return fingerprint(_same_budget(benchmark), {"sweep": True, **facts})
+
+
+def plans(benchmark: Benchmark) -> tuple[list[Plan], list[str]]:
+    """The studies of a sweep, and what is left out with the reason.
+
+    Seconds mean nothing where ranks share a core, so where they are an objective the scales are bounded
+    by the machine; an algorithm is left out at a scale at which it does not run.
+
+    Raises:
+        ConfigError: an algorithm named does not exist, or nothing is left.
+    """
+    sweep, scale = benchmark.sweep, benchmark.scale
+    there, left_out = [], []
+    machine = hardware()
+    room = len(machine["gpus"]) if machine["gpus"] and scale.accelerator != "cpu" else None
+    room = room or machine["cores"] // scale.threads
+    for label in sweep.algorithms or benchmark.algorithms:
+        if label not in benchmark.algorithms:
+            known = ", ".join(benchmark.algorithms)
+            raise ConfigError(
+                f"sweep.algorithms: no {label!r} in {benchmark.name}; there are {known}"
+            )
+        of_label = benchmark.algorithms[label]["workers"]
+        scales = []
+        for workers in sweep.workers or of_label or scale.workers:
+            plan = Plan(benchmark, label, (workers,))
+            try:
+                plan.trial({}, seed=0)
+            except ConfigError as error:
+                left_out.append(f"{plan.title}: {error}")
+                continue
+            if workers > room and "time_to_target_s" in sweep.objectives:
+                left_out.append(f"{plan.title}: more than this machine has room for, {room}")
+                continue
+            scales.append(plan)
+        if sweep.pool_workers and scales:
+            numbers = tuple(plan.workers[0] for plan in scales)
+            scales = [Plan(benchmark, label, numbers)]
+        there += scales
+    if not there:
+        raise ConfigError("sweep: nothing to tune; " + "; ".join(left_out))
+    stated = {name for plan in there for space in plan.stated for name in space}
+    for name in set(sweep.only or ()) - stated:
+        near = nearest(name, stated)
+        raise ConfigError(f"sweep.only: no algorithm or task here draws {name!r}{near}")
+    return there, left_out

@@ -1,0 +1,108 @@
+"""Repeats a recorded trial from its record alone and says what came out equal."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from paceline.benchmarks.spec.benchmark import Trial
+from paceline.benchmarks.spec.suitable import data_fingerprint, prepared
+from paceline.benchmarks.trials.environment import facts
+from paceline.benchmarks.trials.runner import Display, follow, machine
+from paceline.reports.measures.results import KIND, RECORD_FILE, RERUN, read_json
+from paceline.reports.measures.scoring import score
+
+# What a repetition must give again, bit for bit; times are not among it.
+FIGURES = ["steps_to_target", "final_loss", "final_metric", "bytes_sent_per_worker"]
+
+
+class CannotRerun(LookupError):
+    """The run named is no finished trial."""
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """A repetition of a trial.
+
+    Attributes:
+        run_id: of the recorded trial.
+        figures: by name, as recorded and as of now.
+        causes: what differs between then and now and may explain a difference, likewise.
+    """
+
+    run_id: str
+    figures: dict[str, tuple[Any, Any]]
+    causes: dict[str, tuple[Any, Any]]
+
+    @property
+    def bitwise(self) -> bool:
+        """Whether the weights came out equal bit by bit."""
+        recorded, now = self.figures["weights_sha256"]
+        return bool(recorded == now)
+
+    @property
+    def verdict(self) -> str:
+        return "bitwise equal" if self.bitwise else "not equal"
+
+
+def rerun(client: MlflowClient, run_id: str, display: Display) -> Rerun:
+    """Runs the trial of run `run_id` once more; the verdict becomes a tag of that run.
+
+    Raises:
+        CannotRerun: there is no such trial, or it did not finish.
+        RankFailed: the repetition failed.
+    """
+    record = _record(client, run_id)
+    trial = Trial.from_record(record["trial"])
+    data = prepared([trial])
+    with machine(display), TemporaryDirectory() as folder:
+        display.trial(trial.title, 0, 1)
+        curve: list[dict[str, float]] = []
+        results = follow(trial, Path(folder) / "ranks.log", display, curve.append)
+    recorded = client.get_run(run_id).data.metrics
+    now = score(pd.DataFrame(curve), trial.workload.target.loss)
+    figures = {name: (recorded.get(name), now.get(name)) for name in FIGURES}
+    figures["weights_sha256"] = (
+        record["result"]["weights_sha256"],
+        results[0]["weights_sha256"],
+    )
+    outcome = Rerun(run_id, figures, _causes(trial, record["facts"], facts(data_fingerprint(data))))
+    client.set_tag(run_id, RERUN, outcome.verdict)
+    return outcome
+
+
+def _record(client: MlflowClient, run_id: str) -> dict[str, Any]:
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        raise CannotRerun(f"no run {run_id!r} in this store; `results` shows the ids") from error
+    if run.data.tags.get(KIND) != "trial" or run.info.status != "FINISHED":
+        raise CannotRerun(f"run {run_id!r} is no trial that has finished")
+    return read_json(client, run_id, RECORD_FILE)
+
+
+def _causes(
+    trial: Trial, recorded: dict[str, Any], present: dict[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    then, now = _flat(recorded), _flat(present)
+    causes = {
+        name: (then.get(name), now.get(name))
+        for name in then | now
+        if then.get(name) != now.get(name)
+    }
+    if trial.algorithm_class.asynchronous and not trial.hyper_parameters.get("replay"):
+        causes["asynchronous"] = ("its order of pushes", "another order; see `replay`")
+    return causes
+
+
+def _flat(facts: dict[str, Any]) -> dict[str, Any]:
+    """Facts about a trial by one name each, e.g. `versions: torch`."""
+    flat: dict[str, Any] = {}
+    for name, value in facts.items():
+        parts = value if isinstance(value, dict) else {"": value}
+        flat |= {f"{name}: {part}".removesuffix(": "): v for part, v in parts.items()}
+    return flat

@@ -1,0 +1,278 @@
+"""Runs the trials of a benchmark one after the other, and only those that are missing."""
+
+import errno
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+from mlflow.tracking import MlflowClient
+from numpy.typing import NDArray
+
+from paceline.benchmarks.spec.benchmark import Benchmark, Trial
+from paceline.benchmarks.spec.suitable import data_fingerprint, description, prepared
+from paceline.benchmarks.trials.environment import facts, revision
+from paceline.benchmarks.trials.tracking import BenchmarkRun
+from paceline.lightning_modules.backend.launch import RankFailed, Ranks
+from paceline.reports.measures.scoring import score
+
+HUNG_AFTER_S = 600.0
+POLL_S = 0.2  # while another benchmark has the machine
+Watch = Callable[[dict[str, float]], None]
+Rank = Callable[[Trial, Any], dict[str, Any]]
+LOG_LIMIT = 20_000  # characters of what the ranks printed, kept with a failure
+
+
+class Display(Protocol):
+    """Where progress is shown."""
+
+    def note(self, text: str) -> None: ...
+
+    def trial(self, title: str, index: int, total: int) -> None: ...
+
+    def progress(self, step: int, steps: int, loss: float | None) -> None: ...
+
+    def ended(self, title: str, outcome: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How many trials of a benchmark were found finished, were run now, and failed now."""
+
+    found: int
+    ran: int
+    failed: int
+
+
+@contextmanager
+def machine(display: Display) -> Iterator[None]:
+    """Holds this machine for one benchmark at a time, as two at once would spoil each other's times.
+
+    The lock is a name in the kernel: it needs no file, holds for all users, and ends with its process.
+    Who divides a machine, by cpusets for instance, gives each part a name in `PACELINE_MACHINE`.
+    """
+    name = f"\0paceline/{os.environ.get('PACELINE_MACHINE', '')}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as lock:
+        waiting = False
+        while not _bound(lock, name):
+            if not waiting:
+                display.note("another benchmark is running on this machine; waiting for it to end")
+            waiting = True
+            time.sleep(POLL_S)
+        yield
+
+
+def _bound(lock: socket.socket, name: str) -> bool:
+    try:
+        lock.bind(name)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        return False
+    return True
+
+
+def prepare(trials: Sequence[Trial], display: Display) -> dict[str, Any]:
+    """Makes the data of trials on one workload ready; returns what their records have in common.
+
+    `facts` are those of a trial's identity, `environment` and `data` what they were run on.
+    """
+    display.note(f"preparing the data of {trials[0].workload.name}")
+    data = prepared(trials)
+    known = facts(data_fingerprint(data))
+    environment = {name: known[name] for name in ("versions", "hardware")}
+    return {
+        "facts": known,
+        "environment": {**environment, "revision": revision()},
+        "data": description(data) | {"fingerprint": known["data"]},
+    }
+
+
+def run(benchmark: Benchmark, client: MlflowClient, display: Display) -> Outcome:
+    """Runs what is missing of `benchmark`.
+
+    A trial that fails is recorded with its reason and does not stop the others; it is tried again by
+    the next call. Interrupted at any point, no finished trial is lost.
+
+    Raises:
+        KeyboardInterrupt: after the trial at hand has been ended and recorded as KILLED.
+    """
+    planned = benchmark.trials()
+    for reason in benchmark.left_out().values():
+        display.note(f"left out: {reason}")
+    about = prepare(planned, display)
+    trials = {trial.identity(**about["facts"]): trial for trial in planned}
+    with machine(display):
+        identity = benchmark.identity(**about["facts"])
+        with BenchmarkRun(client, benchmark.name, identity, about) as parent:
+            parent.describe(benchmark, trials)
+            outcome = _run_missing(trials, parent, display)
+            parent.failed = outcome.failed > 0
+    return outcome
+
+
+def _run_missing(trials: dict[str, Trial], parent: BenchmarkRun, display: Display) -> Outcome:
+    finished = parent.finished_trials()
+    missing = {i: trial for i, trial in trials.items() if i not in finished}
+    if found := len(trials) - len(missing):
+        display.note(f"{found} of {len(trials)} trials are finished already")
+    failed = 0
+    for index, trial in enumerate(missing.values()):
+        display.trial(trial.title, index, len(missing))
+        ended = run_trial(trial, parent, display)
+        display.ended(trial.title, ended.summary)
+        failed += ended.failure is not None
+    return Outcome(found, len(missing), failed)
+
+
+class Stop(Exception):
+    """Ends a trial on purpose, raised by who watches its curve.
+
+    Args:
+        reason: why it is given up; None where it has given all that it was run for.
+    """
+
+    def __init__(self, reason: str | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a trial ended.
+
+    Attributes:
+        run_id: in MLflow.
+        curve: one dict an evaluation, as far as it came.
+        failure: why it did not finish; None where it did.
+        error: the name of the exception that ended it, that of a rank or `Stop`.
+        figures: of a trial that finished, as `paceline.reports.measures.scoring` has them.
+        record: likewise, with the results of the ranks unless it was stopped.
+        predictions: likewise, by who serves them.
+    """
+
+    run_id: str
+    curve: list[dict[str, float]]
+    failure: str | None = None
+    error: str = ""
+    figures: dict[str, float] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
+    predictions: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+
+    @property
+    def summary(self) -> str:
+        """The outcome in a few words."""
+        if self.failure:
+            return self.failure if self.error == "Stop" else f"FAILED: {self.failure}"
+        seconds = self.figures.get("time_to_target_s")
+        return (
+            f"loss {self.figures['final_loss']:.4f}, {self.figures['examples_per_s']:,.0f} examples/s, "
+            + ("target not reached" if seconds is None else f"target after {seconds:.1f} s")
+        )
+
+
+def train(trial: Trial, report: Any) -> dict[str, Any]:
+    """What a rank of a trial does; returns its result."""
+    # Imported in the rank: DeepSpeed takes seconds that the parent need not spend.
+    from paceline.benchmarks.trials.rank import run_rank
+
+    return run_rank(trial, report)
+
+
+def run_trial(
+    trial: Trial,
+    parent: BenchmarkRun,
+    display: Display,
+    kind: str = "trial",
+    under: str | None = None,
+    watch: Watch | None = None,
+    rank: Rank = train,
+) -> Ended:
+    """Runs one trial and records how it ended.
+
+    Args:
+        trial: what to run.
+        parent: the benchmark that it belongs to.
+        display: where progress is shown.
+        kind: of the trial's run in MLflow.
+        under: the run that it is nested in, the parent's unless given.
+        watch: called with each point of the curve; it may raise `Stop`.
+        rank: what each rank does.
+    """
+    trial_id = trial.identity(**parent.about["facts"])
+    run_id = parent.start(trial, trial_id, kind, under)
+    record = {"trial_id": trial_id, "trial": asdict(trial), **parent.about}
+    curve: list[dict[str, float]] = []
+    results: dict[int, dict[str, Any]] = {}
+    started = time.time()
+
+    def on_point(point: dict[str, float]) -> None:
+        curve.append(point)
+        parent.point(run_id, started, point)
+        if watch is not None:
+            watch(point)
+
+    with TemporaryDirectory() as folder:
+        log = Path(folder) / "ranks.log"
+        try:
+            results = follow(trial, log, display, on_point, rank)
+        except RankFailed as error:
+            output = log.read_text(errors="replace")[-LOG_LIMIT:] if log.exists() else ""
+            parent.fail(run_id, str(error), details=f"{error.details}\n{output}".strip())
+            return Ended(run_id, curve, str(error), error.error)
+        except Stop as stop:
+            if stop.reason:
+                parent.fail(run_id, stop.reason, "KILLED")
+                return Ended(run_id, curve, stop.reason, "Stop")
+        except BaseException as error:
+            by_user = isinstance(error, KeyboardInterrupt)
+            reason = "interrupted by the user" if by_user else f"{type(error).__name__}: {error}"
+            parent.fail(run_id, reason, "KILLED")
+            raise
+    figures = score(pd.DataFrame(curve), trial.workload.target.loss)
+    predictions = {}
+    if results:
+        figures["expected_bytes_per_worker"] = fmean(
+            result["expected_bytes_per_worker"] for result in results.values()
+        )
+        predictions = {rank: result.pop("predictions") for rank, result in results.items()}[0]
+        record["result"] = results[0] | {"ranks": [results[rank] for rank in sorted(results)]}
+    parent.finish(run_id, figures, record, predictions)
+    return Ended(run_id, curve, None, "", figures, record, predictions)
+
+
+def follow(
+    trial: Trial, log: Path, display: Display, on_point: Watch, rank: Rank = train
+) -> dict[int, dict[str, Any]]:
+    """Runs a trial's ranks to their end; returns the result of each rank.
+
+    Args:
+        trial: what to run.
+        log: a file that takes what the ranks print.
+        display: where progress is shown.
+        on_point: called with each point of the curve as soon as it is there.
+        rank: what each rank does.
+
+    Raises:
+        RankFailed: a rank died, raised or hung.
+    """
+    steps = 0
+    results: dict[int, dict[str, Any]] = {}
+    with Ranks(trial.workers, rank, trial, log=log) as ranks:
+        for number, kind, value in ranks.messages(HUNG_AFTER_S):
+            if kind == "result":
+                results[number] = value
+            elif number == 0 and kind == "point":
+                on_point(value)
+            elif number == 0:
+                steps = value.get("steps", steps)
+                display.progress(value["step"], steps, value.get("train_loss"))
+    return results

@@ -1,0 +1,77 @@
+"""Opens MLflow's store, adds to a run that is there, and outlasts a restart of the database."""
+
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from filelock import FileLock
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+PATIENCE_S = 60.0  # for which a database that was there may be away
+_connected: set[str] = set()
+
+
+class StoreError(RuntimeError):
+    """A store cannot be opened."""
+
+
+def open_store(uri: str, create: bool = True) -> MlflowClient:
+    """A client of the store at `uri`, created first where it is a file that does not exist.
+
+    Several first writers would corrupt the migrations of a fresh sqlite file, so only one process
+    at a time opens a store.
+
+    Args:
+        uri: of the store, as MLflow takes it.
+        create: whether a sqlite file may be made; a mistyped path should not become one.
+
+    Raises:
+        StoreError: there is no store, or it cannot be opened.
+    """
+    scheme, _, file = uri.partition(":///")
+    if scheme == "sqlite" and not create and not Path(file).exists():
+        raise StoreError(f"no store at {uri}: no benchmark has been run into it yet")
+    lock = FileLock(f"{file}.lock") if scheme == "sqlite" else nullcontext()
+    try:
+        with lock:
+            client = MlflowClient(uri)
+            client.search_experiments(max_results=1)
+    except (MlflowException, ModuleNotFoundError, SQLAlchemyError) as error:
+        reason = str(error).splitlines()[0]
+        raise StoreError(f"MLflow cannot open the store {uri}: {reason}") from error
+    return client
+
+
+def attach(client: MlflowClient, run_id: str, paths: list[Path]) -> None:
+    """Stores the report and its figures with the run that they were drawn from."""
+    for path in paths:
+        client.log_artifact(run_id, str(path), "report")
+
+
+@sqlalchemy.event.listens_for(sqlalchemy.Engine, "do_connect")
+def wait_for_database(dialect: Any, _: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
+    """Connects, for MLflow and Optuna alike; a server that was there before is waited for."""
+    deadline, where = time.monotonic() + PATIENCE_S, repr((arguments, options))
+    while True:
+        try:
+            connection = dialect.connect(*arguments, **options)
+        except dialect.loaded_dbapi.OperationalError:
+            if where not in _connected or time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+        else:
+            _connected.add(where)
+            return connection
+
+
+def is_connection_lost(error: BaseException | None) -> bool:
+    """Whether an error comes of a connection that the database has ended."""
+    while error is not None:
+        if isinstance(error, DBAPIError) and error.connection_invalidated:
+            return True
+        error = error.__cause__ or error.__context__
+    return False

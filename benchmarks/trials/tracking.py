@@ -1,0 +1,246 @@
+"""Writes benchmarks and trials to MLflow; the only place that does, and in the parent process only."""
+
+import json
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_DATASET_CONTEXT,
+    MLFLOW_PARENT_RUN_ID,
+    MLFLOW_RUN_NAME,
+    MLFLOW_RUN_NOTE,
+    MLFLOW_USER,
+)
+from numpy.typing import NDArray
+
+from paceline.benchmarks.spec.benchmark import Benchmark, Trial
+from paceline.benchmarks.trials.environment import is_gone, this_process
+from paceline.home import home
+from paceline.reports.measures.results import (
+    BENCHMARK_FILE,
+    BENCHMARK_ID,
+    FAILURE,
+    KIND,
+    PREDICTIONS_FILE,
+    PROCESS,
+    RECORD_FILE,
+    STUDY,
+    TRIAL_ID,
+    search,
+    trial_runs,
+)
+from paceline.reports.measures.scoring import CURVE
+
+PARAMETERS_A_REQUEST, VALUE_LIMIT, TAG_LIMIT, DIGEST_LIMIT = 100, 6000, 5000, 36
+
+
+class BenchmarkRun:
+    """The parent run of one benchmark in MLflow; under it, a child for each trial.
+
+    As a context manager, it closes the run with how the block ended.
+
+    Args:
+        client: of the store.
+        name: of the benchmark, and of the experiment.
+        benchmark_id: a run of that id is gone on with.
+        about: what the records of its trials have in common: `paceline.benchmarks.trials.runner.prepare`.
+
+    Attributes:
+        failed: whether a trial failed; the block sets it.
+    """
+
+    def __init__(
+        self, client: MlflowClient, name: str, benchmark_id: str, about: dict[str, Any]
+    ) -> None:
+        self.client, self.name, self.about, self.failed = client, name, about, False
+        self.experiment_id = self._experiment(name)
+        self._abandon_stale()
+        title = f"{name}: {about['data']['name']}"
+        tags = {KIND: "benchmark", BENCHMARK_ID: benchmark_id, MLFLOW_RUN_NAME: title}
+        found = client.search_runs(
+            [self.experiment_id], f"tags.`{BENCHMARK_ID}` = '{benchmark_id}'", max_results=1
+        )
+        if found:
+            self.run_id = found[0].info.run_id
+            client.set_tag(self.run_id, PROCESS, this_process())
+            client.update_run(self.run_id, status="RUNNING")
+        else:
+            self.run_id = self._create(tags)
+
+    def _experiment(self, name: str) -> str:
+        found = self.client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        # Artifacts lie beside a local store, wherever the command was started; a tracking server has a
+        # place of its own for them.
+        scheme, _, file = self.client.tracking_uri.partition(":///")
+        folder = (Path(file).resolve().parent if scheme == "sqlite" else home()) / "mlartifacts"
+        root = os.environ.get("PACELINE_ARTIFACTS") or folder.as_uri()
+        location = None if scheme.startswith("http") else f"{root}/{name}"
+        # The page then opens on training runs, not on traces of language models.
+        tags = {"mlflow.experimentKind": "custom_model_development"}
+        return str(self.client.create_experiment(name, location, tags))
+
+    def _abandon_stale(self) -> None:
+        """Closes the runs of processes that are gone."""
+        for run in self.client.search_runs([self.experiment_id], "attributes.status = 'RUNNING'"):
+            if not is_gone(run.data.tags[PROCESS]):
+                continue
+            if run.data.tags[KIND] in ("trial", "tuning"):
+                self.fail(run.info.run_id, "interrupted: the process that ran it is gone", "KILLED")
+            else:
+                self.client.set_terminated(run.info.run_id, "KILLED")
+
+    def _create(self, tags: dict[str, str]) -> str:
+        tags = tags | {
+            PROCESS: this_process(),
+            MLFLOW_USER: os.environ.get("USER", ""),
+        }
+        run = self.client.create_run(self.experiment_id, tags=tags)
+        return str(run.info.run_id)
+
+    def __enter__(self) -> "BenchmarkRun":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
+        status = "FAILED" if error or self.failed else "FINISHED"
+        interrupted = isinstance(error, KeyboardInterrupt)
+        self.client.set_terminated(self.run_id, "KILLED" if interrupted else status)
+
+    def describe(self, benchmark: Benchmark, trials: dict[str, Trial], **more: Any) -> None:
+        """Stores what is run, on what, and which trials belong to it."""
+        task = benchmark.workload.task.cls
+        content = {
+            "name": self.name,
+            "benchmark": asdict(benchmark),
+            "trials": [
+                {"id": i, "algorithm": t.label, "workers": t.workers, "seed": t.seed}
+                for i, t in trials.items()
+            ],
+            "titles": {t.label: t.algorithm_class.title for t in trials.values()},
+            "loss_name": task.loss_name,
+            "metric_name": task.metric_name,
+            "environment": self.about["environment"],
+            "data": self.about["data"],
+            **more,
+        }
+        self.client.log_dict(self.run_id, content, BENCHMARK_FILE)
+
+    def nested(self, study: str, title: str) -> str:
+        """The run of a study, made where there is none; its trials are nested in it."""
+        found = search(self.client, self.name, paceline__study=study)
+        if found:
+            return str(found[0].info.run_id)
+        tags = {KIND: "study", STUDY: study, MLFLOW_RUN_NAME: title}
+        return self._create(tags | {MLFLOW_PARENT_RUN_ID: self.run_id})
+
+    def finished_trials(self) -> set[str]:
+        """The ids of the trials that have finished, under this benchmark or another of its name."""
+        runs = trial_runs(self.client, self.name)
+        return {trial_id for trial_id, run in runs.items() if run.info.status == "FINISHED"}
+
+    def start(
+        self, trial: Trial, trial_id: str, kind: str = "trial", under: str | None = None
+    ) -> str:
+        """Opens the run of a trial, nested in run `under` or the parent, and returns its id."""
+        data = self.about["data"]
+        tags = {
+            KIND: kind,
+            TRIAL_ID: trial_id,
+            MLFLOW_PARENT_RUN_ID: under or self.run_id,
+            MLFLOW_RUN_NAME: trial.title,
+            MLFLOW_RUN_NOTE: _note(trial, data),
+            "workload": trial.workload.name,
+            "algorithm": trial.label,
+            "workers": str(trial.workers),
+            "data": str(data["name"]),
+        }
+        run_id = self._create(tags)
+        parameters = [Param(k, str(v)[:VALUE_LIMIT]) for k, v in _flat(trial).items()]
+        for i in range(0, len(parameters), PARAMETERS_A_REQUEST):
+            self.client.log_batch(run_id, params=parameters[i : i + PARAMETERS_A_REQUEST])
+        self.client.log_inputs(run_id, [_dataset(trial, data)])
+        return run_id
+
+    def point(self, run_id: str, started: float, point: dict[str, float]) -> None:
+        """Adds one evaluation to a trial's curve.
+
+        The timestamp is the trial's start plus its training time, so that the time axis of the MLflow
+        page shows training seconds, with evaluation off the clock.
+        """
+        stamp = int(1000 * (started + point["train_seconds"]))
+        step = int(point["step"])
+        metrics = [Metric(k, float(v), stamp, step) for k, v in point.items() if k != "step"]
+        self.client.log_batch(run_id, metrics=metrics)
+
+    def finish(
+        self,
+        run_id: str,
+        figures: dict[str, float],
+        record: dict[str, Any],
+        predictions: dict[str, NDArray[np.float32]],
+    ) -> None:
+        """Ends a trial with its figures, its record and its predictions on the first rows."""
+        stamp = int(1000 * time.time())
+        # What the curve has as well is there already, at its own steps.
+        new = {name: value for name, value in figures.items() if name not in CURVE}
+        self.client.log_batch(run_id, [Metric(k, v, stamp, 0) for k, v in new.items()])
+        self.client.log_dict(run_id, record, RECORD_FILE)
+        with TemporaryDirectory() as folder:
+            np.savez_compressed(file := Path(folder) / PREDICTIONS_FILE, **predictions)  # type: ignore[arg-type]
+            self.client.log_artifact(run_id, str(file))
+        self.client.set_terminated(run_id, "FINISHED")
+
+    def fail(
+        self, run_id: str, reason: str, status: str = "FAILED", details: str | None = None
+    ) -> None:
+        """Ends a trial with its reason; `details`, a traceback or a log, becomes an artifact."""
+        self.client.log_batch(run_id, tags=[RunTag(FAILURE, reason[:TAG_LIMIT])])
+        if details:
+            self.client.log_text(run_id, details, "failure.txt")
+        self.client.set_terminated(run_id, status)
+
+
+def _note(trial: Trial, data: dict[str, Any]) -> str:
+    return (
+        f"**{trial.algorithm_class.title}** on {trial.workers} workers, batch {trial.batch_size} each,"
+        f" seed {trial.seed}; {trial.workload.name} on {data['name']}."
+    )
+
+
+def _dataset(trial: Trial, data: dict[str, Any]) -> DatasetInput:
+    """The data as the MLflow page shows them: name, digest, where they are from, and facts."""
+    plugin = trial.workload.data
+    path = plugin.arguments.get("path")
+    facts = {k: v for k, v in data.items() if k not in ("name", "fingerprint")}
+    dataset = Dataset(
+        name=str(data["name"]),
+        digest=data["fingerprint"][:DIGEST_LIMIT],
+        source_type="local" if path else "code",
+        source=json.dumps({"uri": path or plugin.name}),
+        profile=json.dumps(facts),
+    )
+    return DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])
+
+
+def _flat(trial: Trial) -> dict[str, Any]:
+    """The configuration of a trial as flat names, hyper-parameters without a prefix."""
+    scale = {
+        k: getattr(trial, k) for k in ("workers", "batch_size", "zero_stage", "threads", "seed")
+    }
+    data = {f"data.{k}": v for k, v in trial.workload.data.arguments.items()}
+    task = {f"task.{k}": v for k, v in trial.workload.task.arguments.items()}
+    conditions = {f"partition.{k}": v for k, v in asdict(trial.partition).items()}
+    conditions |= {f"fault.{k}": v for k, v in asdict(trial.fault).items()}
+    conditions |= {f"budget.{k}": v for k, v in asdict(trial.workload.budget).items()}
+    own = {"algorithm": trial.algorithm, **trial.hyper_parameters}
+    return {**own, **scale, **conditions, **task, **data}

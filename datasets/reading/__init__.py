@@ -1,0 +1,1 @@
+"""Reads the formats in which data sets come, and caches their rows."""

@@ -1,0 +1,152 @@
+"""Rows of the Criteo Display Advertising Challenge: text to numbers, and numbers to model input.
+
+A row is tab-separated: a label (0 or 1), 13 integers I1..I13 and 26 categorical values C1..C26 of
+eight hexadecimal digits. A blank field is missing, which is neither zero nor any value.
+
+Text is parsed in one compiled pass (`criteo_scan`), which only finds out *whether* a block of rows is
+well formed; `find_faults` then says what is not.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+INTEGERS = 13
+CATEGORIES = 26
+COLUMNS = 1 + INTEGERS + CATEGORIES
+FIELD_NAMES = (
+    "label",
+    *(f"I{i}" for i in range(1, INTEGERS + 1)),
+    *(f"C{i}" for i in range(1, CATEGORIES + 1)),
+)
+ENCODING_VERSION = 1  # raise it when `encode` gives other numbers for the same rows
+
+MAX_DIGITS = 18  # every integer of 18 digits fits int64
+_INTEGER = rb"-?[0-9]{1,%d}" % MAX_DIGITS
+_CATEGORY = rb"[0-9A-Fa-f]{8}"
+_ROW = re.compile(
+    rb"[01](?:\t(?:%b)?){%d}(?:\t(?:%b)?){%d}" % (_INTEGER, INTEGERS, _CATEGORY, CATEGORIES)
+)
+_FIELD_RULES = (
+    (re.compile(rb"[01]"), "0 or 1"),
+    *((re.compile(rb"(?:%b)?" % _INTEGER), f"an integer of up to {MAX_DIGITS} digits"),) * INTEGERS,
+    *((re.compile(rb"(?:%b)?" % _CATEGORY), "eight hexadecimal digits"),) * CATEGORIES,
+)
+
+
+class MalformedRowError(ValueError):
+    """Some row of a block breaks the format; `find_faults` tells which and how."""
+
+
+class ClickRows(NamedTuple):
+    """n rows as numbers. A missing number is 0 in its array and True in the mask beside it."""
+
+    label: NDArray[np.uint8]  # [n]
+    integers: NDArray[np.int64]  # [n, 13]
+    integers_missing: NDArray[np.bool_]  # [n, 13]
+    categories: NDArray[np.uint32]  # [n, 26]
+    categories_missing: NDArray[np.bool_]  # [n, 26]
+
+    def head(self, rows: int) -> "ClickRows":
+        """The first `rows` rows."""
+        return ClickRows._make(array[:rows] for array in self)
+
+
+class Fault(NamedTuple):
+    """What is wrong with one line."""
+
+    line: int  # 0-based within the text searched
+    reason: str
+
+
+def parse(text: bytes) -> ClickRows:
+    """Parse whole lines, each ended by a newline.
+
+    Raises:
+        MalformedRowError: some line breaks the format.
+    """
+    # Imported here: compiled code is for whoever reads, not for the ranks.
+    from paceline.datasets.reading.criteo_scan import scan
+
+    n = text.count(b"\n")
+    rows = ClickRows(
+        np.empty(n, np.uint8),
+        np.empty((n, INTEGERS), np.int64),
+        np.empty((n, INTEGERS), np.bool_),
+        np.empty((n, CATEGORIES), np.uint32),
+        np.empty((n, CATEGORIES), np.bool_),
+    )
+    if not scan(np.frombuffer(text, np.uint8), *rows, MAX_DIGITS):
+        raise MalformedRowError
+    return rows
+
+
+def find_faults(lines: list[bytes]) -> Iterator[Fault]:
+    """Say what is wrong with each line that breaks the format: slow, exact, in order."""
+    for number, line in enumerate(lines):
+        if not _ROW.fullmatch(line):
+            yield Fault(number, _reason(line))
+
+
+def encode(rows: ClickRows, hash_size: int) -> NDArray[np.int32]:
+    """Turn rows into model input, int32 [n, 40]: label, float bits of 13 integers, 26 buckets.
+
+    An integer x becomes sign(x) log(1 + |x|) as float32, NaN where missing. A categorical value
+    becomes a bucket in 1..hash_size-1, hashed together with its field; 0 where missing.
+    """
+    encoded = np.empty((len(rows.label), COLUMNS), np.int32)
+    encoded[:, 0] = rows.label
+    dense = encoded[:, 1 : 1 + INTEGERS].view(np.float32)
+    dense[:] = np.copysign(np.log1p(np.abs(rows.integers)), rows.integers)
+    np.copyto(dense, np.nan, where=rows.integers_missing)
+    buckets = 1 + mix(rows.categories) % np.uint32(hash_size - 1)
+    np.multiply(buckets, ~rows.categories_missing, out=encoded[:, 1 + INTEGERS :], casting="unsafe")
+    return encoded
+
+
+def mix(values: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Scatter [n, 26] values over 32 bits, differently in each column; one to one in a column.
+
+    The two-round multiply-and-shift finaliser is MurmurHash3's (Appleby, 2011).
+    """
+    mixed = values ^ (np.arange(1, CATEGORIES + 1, dtype=np.uint32) * np.uint32(0x9E3779B9))
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        mixed ^= mixed >> np.uint32(shift)
+        mixed *= np.uint32(factor)
+    mixed ^= mixed >> np.uint32(16)
+    return mixed
+
+
+def to_text(rows: ClickRows) -> bytes:
+    """Write rows in the challenge's format: the inverse of `parse`."""
+    hexadecimal = rows.categories.astype(">u4").tobytes().hex()
+    categories = np.array(
+        [hexadecimal[i : i + 8] for i in range(0, len(hexadecimal), 8)], object
+    ).reshape(-1, CATEGORIES)
+    categories[rows.categories_missing] = ""
+    integers = np.array([str(x) for x in rows.integers.ravel().tolist()], object)
+    integers = integers.reshape(-1, INTEGERS)
+    integers[rows.integers_missing] = ""
+    labels = map(str, rows.label.tolist())
+    lines = zip(labels, integers.tolist(), categories.tolist(), strict=True)
+    return "".join("\t".join((y, *i, *c)) + "\n" for y, i, c in lines).encode()
+
+
+def _reason(line: bytes) -> str:
+    fields = line.split(b"\t")
+    if len(fields) != COLUMNS:
+        return f"{_shown(line)} has {len(fields)} tab-separated fields, not {COLUMNS}"
+    return next(
+        f"field {name}: {_shown(field)} is not {expected}"
+        for name, field, (pattern, expected) in zip(FIELD_NAMES, fields, _FIELD_RULES, strict=True)
+        if not pattern.fullmatch(field)
+    )
+
+
+def _shown(value: bytes, limit: int = 40) -> str:
+    """A value as an error message quotes it: one line, printable, not long."""
+    shown = ascii(value[:limit])[1:]  # without the b of bytes
+    return shown + "..." * (len(value) > limit)

@@ -1,0 +1,283 @@
+"""How figures look: their colours, marks, frames and labels, the same in each of them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import fmean
+from textwrap import fill
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.transforms import ScaledTranslation, blended_transform_factory
+
+from paceline.reports.measures.groups import (
+    any_oversubscribed,
+    configurations,
+    counted,
+    crowded,
+    names,
+)
+from paceline.reports.measures.results import Results
+
+WIDTH, HEIGHT = 6.7, 2.9  # inches: the text width of an A4 page
+PANELS_A_ROW = 3
+BASELINE_COLOUR, BASELINE_MARKER = "#000000", "o"
+# Safe for the colour-blind: Okabe and Ito's colours, without the yellow that fades on white, then
+# wine, olive and indigo of Tol's muted scheme.
+COLOURS = [
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#E69F00",
+    "#882255",
+    "#999933",
+    "#332288",
+]
+# As many as share no divisor with the colours, so that the pairs repeat only after all of them.
+MARKERS = ["s", "^", "D", "v", "P", "<", ">", "X", "p", "h", "*"]
+LINE_STYLES: list[Any] = ["-", "--", "-.", (0, (5, 1, 1, 1, 1, 1))]
+GREY = "#666666"
+STYLE = {
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 8,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 8,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "figure.constrained_layout.use": True,
+    "figure.titlesize": 8,
+    "figure.titleweight": "bold",
+    "font.family": "DejaVu Sans",  # matplotlib's own, the same on every machine
+    "font.size": 7.5,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "legend.fontsize": 7.5,
+    "legend.title_fontsize": 7.5,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 4,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "paceline",  # ids of elements would differ from one call to the next
+    "text.parse_math": False,  # a $ in a name is a $
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How an algorithm on a number of workers is drawn, the same in every figure.
+
+    Colour, marker and line are the algorithm's. Marks are hollow where there were more ranks than
+    cores.
+    """
+
+    colour: str
+    marker: str = ""
+    line: Any = "-"
+    hollow: bool = False
+
+    @property
+    def fill(self) -> str:
+        return "white" if self.hollow else self.colour
+
+    def handle(self, label: str) -> Line2D:
+        """The entry of a legend: the algorithm's own line and full mark."""
+        return Line2D([], [], color=self.colour, marker=self.marker, ls=self.line, label=label)
+
+
+@dataclass(frozen=True)
+class Label:
+    """A name to be written beside the axes, near `height` in data units."""
+
+    height: float
+    text: str
+    look: Look
+
+
+def looks(results: Results) -> dict[tuple[str, int], Look]:
+    """The look of each algorithm and number of workers."""
+    trials = results.trials
+    others = [label for label in trials["algorithm"].unique() if label != "baseline"]
+    styles: dict[str, tuple[str, str, Any]] = {"baseline": (BASELINE_COLOUR, BASELINE_MARKER, "-")}
+    for i, label in enumerate(others):
+        line = LINE_STYLES[i // len(COLOURS) % len(LINE_STYLES)]
+        styles[label] = (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], line)
+    return {
+        (algorithm, workers): Look(*styles[algorithm], hollow=any_oversubscribed(rows))
+        for algorithm, workers, rows in configurations(trials)
+    }
+
+
+def panel(results: Results, title: str, height: float = HEIGHT) -> tuple[Figure, Axes]:
+    """A figure of one panel; `height` in inches."""
+    figure = Figure(figsize=(WIDTH, height))
+    _head(figure, results, title)
+    return figure, figure.add_subplot()
+
+
+def panels(
+    results: Results, title: str, number: int, height: float, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A figure of several panels, `PANELS_A_ROW` side by side.
+
+    Args:
+        results: what is drawn.
+        title: what it shows.
+        number: of panels.
+        height: of a row of panels, inches.
+        sharey: whether all have the same vertical axis.
+    """
+    columns = min(number, PANELS_A_ROW)
+    rows = -(-number // columns)
+    figure = Figure(figsize=(WIDTH, 0.3 + rows * height))
+    _head(figure, results, title)
+    grid = figure.subplots(rows, columns, sharey=sharey, squeeze=False).flatten()
+    for spare in grid[number:]:
+        spare.remove()
+    return figure, list(grid[:number])
+
+
+def panels_by_workers(
+    results: Results, title: str, counts: list[int], height: float
+) -> tuple[Figure, dict[int, Axes]]:
+    """A figure with a panel for each number of workers, all with the same vertical axis.
+
+    Args:
+        results: what is drawn.
+        title: what it shows.
+        counts: the numbers of workers.
+        height: of a row of panels, inches.
+    """
+    figure, drawn = panels(results, title, len(counts), height, sharey=True)
+    full = crowded(results)
+    for count, axes in zip(counts, drawn, strict=True):
+        ranks = ", more ranks than cores" if count in full else ""
+        axes.set_title(f"{counted(count, 'worker')}{ranks}")
+    return figure, dict(zip(counts, drawn, strict=True))
+
+
+def _head(figure: Figure, results: Results, title: str) -> None:
+    # A figure is also looked at alone, so it says itself where it comes from.
+    source = results.benchmark["name"]
+    if results.benchmark["data"]["synthetic"]:
+        source += ", synthetic data"
+    figure.suptitle(f"{source}: {title}", x=0.01, horizontalalignment="left")
+
+
+def legend(figure: Figure, handles: list[Line2D], note: str = "") -> None:
+    """One legend for all panels, under them and in as many columns as fit; `note` stands above it."""
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    columns = max(1, min(len(handles), int(WIDTH / (0.55 + 0.066 * longest))))
+    rows = -(-len(handles) // columns)
+    title = fill(note, 115)
+    lines = rows + len(title.splitlines())
+    figure.set_figheight(figure.get_figheight() + 0.1 + 0.165 * lines)
+    box = figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        title=title or None,
+        borderpad=0.2,
+        labelspacing=0.35,
+    )
+    box.set_alignment("left")
+
+
+def algorithm_handles(results: Results, labels: Iterable[str]) -> list[Line2D]:
+    """The entries of a legend for these algorithms, in the order of the report."""
+    wanted, own = set(labels), {label: look for (label, _), look in looks(results).items()}
+    named = names(results)
+    return [look.handle(named[label]) for label, look in own.items() if label in wanted]
+
+
+def hollow_handle() -> Line2D:
+    """The entry of a legend that says what a hollow mark means."""
+    return Line2D([], [], color=GREY, marker="o", mfc="white", ls="", label="more ranks than cores")
+
+
+def workers_axis(axes: Axes, counts: list[int]) -> None:
+    """Workers on a logarithmic horizontal axis, with a number at each count and no other."""
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(counts, [str(count) for count in counts])
+    axes.set_xlim(counts[0] / 2**0.4, counts[-1] * 2**0.4)
+    axes.set_xlabel("workers")
+
+
+def readable_log_ticks(axes: Axes) -> None:
+    """Numbers on a logarithmic vertical axis, at least four where its limits leave room.
+
+    Call when the limits are final.
+    """
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high)
+    ticks: list[float] = []
+    for steps in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), [1 + 0.1 * i for i in range(90)]):
+        every = [step * 10.0**power for power in range(-12, 13) for step in steps]
+        ticks = [tick for tick in every if low <= tick <= high]
+        if len(ticks) >= 4:
+            break
+    axes.yaxis.set_major_locator(FixedLocator(ticks[:: -(-len(ticks) // 8)]))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
+
+
+def write_beside(axes: Axes, labels: list[Label], inches: float) -> None:
+    """Writes labels right of the axes, each as near to its height as the others leave room.
+
+    Args:
+        axes: whose limits are final.
+        labels: what is written.
+        inches: height of the axes, roughly.
+    """
+    axes.set_ylim(axes.get_ylim())  # labels are placed by these limits
+    to_axes = axes.transData + axes.transAxes.inverted()
+    placed = sorted((to_axes.transform((1, label.height))[1], i) for i, label in enumerate(labels))
+    heights = spread([height for height, _ in placed], gap=0.15 / inches)
+    figure: Any = axes.figure
+    to_pixels: Any = axes.transAxes
+    right_edge = ScaledTranslation(1, 0, to_pixels)
+    beside = blended_transform_factory(figure.dpi_scale_trans + right_edge, axes.transAxes)
+    for height, (_, i) in zip(heights, placed, strict=True):
+        look = labels[i].look
+        handle = Line2D(
+            [0.06, 0.18, 0.30],  # inches
+            [height] * 3,
+            color=look.colour,
+            linestyle=look.line,
+            marker=look.marker,
+            mfc=look.fill,
+            markevery=[1],
+            transform=beside,
+            clip_on=False,
+        )
+        axes.add_line(handle)
+        axes.text(
+            0.36, height, labels[i].text, color=look.colour, transform=beside, va="center_baseline"
+        )
+
+
+def spread(wanted: list[float], gap: float) -> list[float]:
+    """Heights in [0, 1] at least `gap` apart, nearest to those wanted in the least squares.
+
+    Less the i gaps below it, the height of label i must only not decrease: that is an isotonic
+    regression, solved by pooling neighbours in the wrong order.
+
+    Args:
+        wanted: ascending.
+        gap: as a part of the whole height.
+    """
+    pools: list[list[float]] = []
+    for i, height in enumerate(wanted):
+        pools.append([height - i * gap])
+        while len(pools) > 1 and fmean(pools[-2]) > fmean(pools[-1]):
+            pools[-2:] = [pools[-2] + pools[-1]]
+    levels = [fmean(pool) for pool in pools for _ in pool]
+    highest = max(0.0, 1 - gap * (len(wanted) - 1))
+    return [min(max(level, 0.0), highest) + i * gap for i, level in enumerate(levels)]

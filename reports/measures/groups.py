@@ -1,0 +1,133 @@
+"""Which trials of a benchmark belong together, and what the report calls them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from paceline.reports.measures.results import Results
+
+
+class NothingToDraw(ValueError):
+    """The results hold nothing that this figure could show; the message says what is lacking."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The columns of times that trials are compared by.
+
+    Attributes:
+        rate: examples per second.
+        seconds: to the target.
+        how: what kind of time that is, to stand in brackets.
+    """
+
+    rate: str
+    seconds: str
+    how: str
+
+
+def timing(results: Results) -> Timing:
+    """Measured times; those modelled over the link where ranks of a finished trial shared cores.
+
+    One kind for all trials, as the two cannot be compared.
+    """
+    if any_oversubscribed(finished(results)):
+        how = f"modelled, {results.link}"
+        return Timing("modelled_examples_per_s", "modelled_time_to_target_s", how)
+    return Timing("examples_per_s", "time_to_target_s", "measured")
+
+
+def names(results: Results) -> dict[str, str]:
+    """What the report calls each algorithm: its title, with its label where two share a title."""
+    titles = results.benchmark["titles"]
+    shared = {t for t in titles.values() if list(titles.values()).count(t) > 1}
+    return {k: f"{title} ({k})" if title in shared else title for k, title in titles.items()}
+
+
+def called(results: Results, algorithm: str, workers: int) -> str:
+    """A configuration in words, e.g. `Downpour SGD on 2 workers`."""
+    return f"{names(results)[algorithm]} on {counted(workers, 'worker')}"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 worker`, `2 workers`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def listed(values: list[Any]) -> str:
+    """`1`, `1 and 2`, `1, 2 and 4`."""
+    *head, last = (str(value) for value in values)
+    return f"{', '.join(head)} and {last}" if head else last
+
+
+def si_bytes(number: float) -> str:
+    """Bytes with a decimal prefix and three significant digits, e.g. `1.96 GB`."""
+    for exponent, unit in ((12, "TB"), (9, "GB"), (6, "MB"), (3, "kB")):
+        if number >= 0.9995 * 10**exponent:
+            return f"{number / 10**exponent:#.3g}".rstrip(".") + f" {unit}"
+    return f"{number:.0f} B"
+
+
+def finished(results: Results) -> pd.DataFrame:
+    """The trials that ran to their end."""
+    return results.trials.loc[results.trials["status"] == "FINISHED"]
+
+
+def configurations(rows: pd.DataFrame) -> list[tuple[str, int, pd.DataFrame]]:
+    """Algorithm, workers and their rows, of trials or of curves, in the order of the rows."""
+    groups: Any = rows.groupby(["algorithm", "workers"], sort=False)
+    return [(algorithm, int(workers), own) for (algorithm, workers), own in groups]
+
+
+def always_reached(results: Results) -> list[tuple[str, int, pd.DataFrame]]:
+    """The configurations that reached the target in every trial that finished.
+
+    Only these have costs to be compared: a mean over the lucky ones misleads.
+    """
+    groups = configurations(finished(results))
+    return [group for group in groups if group[2]["target_reached"].eq(True).all()]
+
+
+def without_target(results: Results) -> dict[str, list[int]]:
+    """Where a trial ended without having reached the target: numbers of workers by algorithm."""
+    trials = results.trials
+    ended = trials[trials["status"].isin(["FINISHED", "FAILED", "KILLED"])]
+    missed: dict[str, list[int]] = {}
+    for algorithm, workers, _ in configurations(ended[~ended["target_reached"].eq(True)]):
+        missed.setdefault(algorithm, []).append(workers)
+    return missed
+
+
+def any_oversubscribed(trials: pd.DataFrame) -> bool:
+    """Whether one of these trials had more ranks than cores."""
+    return bool(trials["oversubscribed"].eq(True).any())
+
+
+def crowded(results: Results) -> set[int]:
+    """The numbers of workers at which a trial had more ranks than cores."""
+    trials = results.trials
+    return set(trials.loc[trials["oversubscribed"].eq(True), "workers"].astype(int))
+
+
+def several_seeds(results: Results) -> bool:
+    """Whether a configuration finished with more than one seed, so that there is a spread."""
+    return any(len(rows) > 1 for _, _, rows in configurations(finished(results)))
+
+
+def reference(results: Results) -> pd.DataFrame:
+    """The trials that others are compared with, one a seed: their speedup and efficiency are 1.
+
+    Those on the fewest workers: the baseline's where it is among them, else the first algorithm's.
+
+    Raises:
+        NothingToDraw: no trial finished.
+    """
+    trials = finished(results)
+    if trials.empty:
+        raise NothingToDraw("no trial finished")
+    fewest = trials[trials["workers"] == trials["workers"].min()]
+    labels = fewest["algorithm"].tolist()
+    chosen = "baseline" if "baseline" in labels else labels[0]
+    base: pd.DataFrame = fewest[fewest["algorithm"] == chosen]
+    return base

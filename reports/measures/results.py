@@ -1,0 +1,246 @@
+"""Reads benchmarks, trials and curves back from MLflow."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import mlflow.entities
+import numpy as np
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from numpy.typing import NDArray
+
+from paceline.reports.measures.link import DEFAULT, PRESETS, Link, modelled_seconds
+from paceline.reports.measures.scoring import CURVE, oversubscribed
+
+# What a run of ours is called in MLflow. `KIND` is "benchmark" on the parent, "trial" on a child; of a
+# sweep, "study" is between them and "tuning" is a trial that is not scored.
+KIND, PROCESS, BENCHMARK_ID, STUDY, TRIAL_ID, FAILURE, RERUN = (
+    "paceline.kind",
+    "paceline.process",
+    "paceline.benchmark_id",
+    "paceline.study",
+    "paceline.trial_id",
+    "paceline.failure",
+    "paceline.rerun",
+)
+BENCHMARK_FILE, RECORD_FILE = "benchmark.json", "record.json"
+PREDICTIONS_FILE = "predictions.npz"
+
+COLUMNS = [
+    "benchmark",
+    "workload",
+    "data",
+    "algorithm",
+    "workers",
+    "replicas",
+    "seed",
+    "status",
+    "target_reached",
+    "steps_to_target",
+    "examples_to_target",
+    "time_to_target_s",
+    "modelled_time_to_target_s",
+    "bytes_to_target",
+    "examples_per_s",
+    "bytes_sent_per_worker",
+    "expected_bytes_per_worker",
+    "messages_per_worker",
+    "final_loss",
+    "final_metric",
+    "weights_sha256",
+    "run_id",
+]
+
+# What the report needs beside them: `modelled_s` is the training time of the whole trial, modelled, and
+# `rerun` what a repetition of it came to.
+MORE = ["failure", "oversubscribed", "modelled_examples_per_s", "modelled_s", "rerun"]
+
+CURVE_OF = ["run_id", "algorithm", "workers", "seed"]
+
+
+class NoResults(LookupError):
+    """MLflow holds no run of the benchmark asked for."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """One benchmark as MLflow holds it.
+
+    Attributes:
+        run_id: of the parent run.
+        benchmark: its `benchmark.json`: `name`, `benchmark` (the resolved configuration), `data`
+            (description of the rows), `environment` (versions, hardware, revision), `loss_name`,
+            `metric_name`, `titles` (of each algorithm label), `trials` (ids, in the order planned).
+        trials: one row a planned trial, in that order: `COLUMNS`, then `MORE` and the hyper-parameters
+            as `param.*`. A trial never started has the status MISSING.
+        curves: one row an evaluation of a trial: `run_id`, `algorithm`, `workers`, `seed`, then
+            `CURVE`, then what an algorithm reports of itself, absent where another ran.
+        records: the `record.json` of each trial that finished, by `run_id`.
+        predictions: of each such trial, by who serves them: of its first validation rows.
+        link: the preset of `paceline.reports.measures.link` over which times are modelled.
+    """
+
+    run_id: str
+    benchmark: dict[str, Any]
+    trials: pd.DataFrame
+    curves: pd.DataFrame
+    records: dict[str, dict[str, Any]]
+    predictions: dict[str, dict[str, NDArray[np.float32]]]
+    link: str = DEFAULT
+
+
+def read_json(client: MlflowClient, run_id: str, name: str) -> dict[str, Any]:
+    """An artifact of a run as JSON."""
+    with TemporaryDirectory() as folder:
+        content: dict[str, Any] = json.loads(
+            Path(client.download_artifacts(run_id, name, folder)).read_text()
+        )
+    return content
+
+
+def search(client: MlflowClient, experiment: str, **tags: str) -> list[mlflow.entities.Run]:
+    """The runs of an experiment that carry all the given tags (dots as `__`), newest first."""
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        return []
+    conditions = [f"tags.`{k.replace('__', '.')}` = '{v}'" for k, v in tags.items()]
+    runs: list[mlflow.entities.Run] = []
+    token: str | None = ""
+    while token is not None:
+        page = client.search_runs(
+            [found.experiment_id],
+            " and ".join(conditions),
+            max_results=1000,
+            order_by=["attributes.start_time DESC"],
+            page_token=token or None,
+        )
+        runs += page
+        token = page.token or None
+    return runs
+
+
+def trial_runs(client: MlflowClient, experiment: str) -> dict[str, mlflow.entities.Run]:
+    """The run that counts for each trial id: the newest that finished, else the newest."""
+    chosen: dict[str, mlflow.entities.Run] = {}
+    for run in search(client, experiment, paceline__kind="trial"):
+        held = chosen.setdefault(run.data.tags[TRIAL_ID], run)
+        if held.info.status != "FINISHED" and run.info.status == "FINISHED":
+            chosen[run.data.tags[TRIAL_ID]] = run
+    return chosen
+
+
+def load(
+    client: MlflowClient, name: str, link: str = DEFAULT, with_predictions: bool = True
+) -> Results:
+    """The newest run of benchmark `name`, with times modelled over `link`.
+
+    Without predictions it takes a third less time, and nothing knows of churn.
+
+    Raises:
+        NoResults: it was never run.
+    """
+    parents = search(client, name, paceline__kind="benchmark")
+    if not parents:
+        raise NoResults(f"no run of benchmark {name!r} in this store; `run {name}` makes one")
+    # A benchmark continued later keeps its run: the newest is the one that was worked on last.
+    parent = max(parents, key=lambda run: run.info.end_time or run.info.start_time)
+    benchmark = read_json(client, parent.info.run_id, BENCHMARK_FILE)
+    runs = trial_runs(client, name)
+    rows, curves, records = [], [], {}
+    for planned in benchmark["trials"]:
+        run = runs.get(planned["id"])
+        if run is not None and run.info.status == "FINISHED":
+            records[run.info.run_id] = read_json(client, run.info.run_id, RECORD_FILE)
+        rows.append(_row(benchmark, planned, run, records))
+        if run is not None:
+            curve = read_curve(client, run)
+            if record := records.get(run.info.run_id):
+                rows[-1] |= _modelled(curve, rows[-1].get("steps_to_target"), record, PRESETS[link])
+            facts = {key: rows[-1][key] for key in CURVE_OF}
+            curves.append(curve.assign(**facts)[[*facts, *curve.columns]])
+    trials = pd.DataFrame(rows)
+    parameters = sorted(str(name) for name in trials if str(name).startswith("param."))
+    return Results(
+        parent.info.run_id,
+        benchmark,
+        trials.reindex(columns=[*COLUMNS, *MORE, *parameters]),
+        pd.concat(curves, ignore_index=True)
+        if curves
+        else pd.DataFrame(columns=[*CURVE_OF, *CURVE]),
+        records,
+        {i: _read_predictions(client, i) for i in records} if with_predictions else {},
+        link,
+    )
+
+
+def _read_predictions(client: MlflowClient, run_id: str) -> dict[str, NDArray[np.float32]]:
+    with TemporaryDirectory() as folder:
+        try:
+            file = client.download_artifacts(run_id, PREDICTIONS_FILE, folder)
+        except (MlflowException, OSError):
+            return {}  # a trial from before predictions were kept
+        with np.load(file, allow_pickle=False) as predictions:
+            return dict(predictions)
+
+
+def _modelled(
+    curve: pd.DataFrame, steps: float | None, record: dict[str, Any], link: Link
+) -> dict[str, float]:
+    """Seconds of the whole, those to the target where it was reached, and examples/s, over `link`."""
+
+    def seconds(point: "pd.Series[float]") -> float:
+        compute, messages = point["compute_seconds"], point["messages_per_worker"]
+        return modelled_seconds(compute, messages, record, link)
+
+    last, reached = curve.iloc[-1], curve[curve["step"] == steps]
+    whole = seconds(last)
+    figures = {"modelled_s": whole, "modelled_examples_per_s": last["examples"] / whole}
+    if not reached.empty:
+        figures["modelled_time_to_target_s"] = seconds(reached.iloc[0])
+    return figures
+
+
+def read_curve(client: MlflowClient, run: mlflow.entities.Run) -> pd.DataFrame:
+    """The curve of a trial: the columns of `CURVE`, then every other metric of its evaluations."""
+    columns: dict[str, pd.Series[float]] = {}
+    own = sorted(set(run.data.metrics) - {*CURVE, *COLUMNS})
+    for name in (*CURVE[1:], *own):
+        if name in run.data.metrics:
+            history = client.get_metric_history(run.info.run_id, name)
+            columns[name] = pd.Series({m.step: m.value for m in history}, dtype=float)
+    curve = pd.DataFrame(columns).rename_axis("step").reset_index()
+    curve = curve.reindex(columns=[*CURVE, *own]).dropna(subset="train_seconds")
+    return curve.sort_values("step", ignore_index=True)
+
+
+def _row(
+    benchmark: dict[str, Any],
+    planned: dict[str, Any],
+    run: mlflow.entities.Run | None,
+    records: dict[str, dict[str, Any]],
+) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "benchmark": benchmark["name"],
+        "workload": benchmark["benchmark"]["workload"]["name"],
+        "data": benchmark["data"]["name"],
+        **{key: planned[key] for key in ("algorithm", "workers", "seed")},
+        "status": "MISSING",
+    }
+    if run is None:
+        return row
+    row |= {name: run.data.metrics[name] for name in COLUMNS if name in run.data.metrics}
+    row |= {"status": run.info.status, "run_id": run.info.run_id}
+    row |= {"failure": run.data.tags.get(FAILURE), "rerun": run.data.tags.get(RERUN)}
+    row |= {f"param.{name}": value for name, value in run.data.params.items()}
+    if record := records.get(run.info.run_id):
+        row |= {
+            "replicas": record["result"]["replicas"],
+            "weights_sha256": record["result"]["weights_sha256"],
+            "oversubscribed": oversubscribed(record),
+        }
+        row["target_reached"] = bool(row["target_reached"])
+    return row

@@ -1,0 +1,115 @@
+"""How far trials that should be alike come out alike."""
+
+from itertools import product
+from statistics import fmean
+from textwrap import fill
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from paceline.reports.figures.look import panel
+from paceline.reports.measures.groups import (
+    NothingToDraw,
+    called,
+    configurations,
+    counted,
+    finished,
+    names,
+)
+from paceline.reports.measures.results import Results
+from paceline.reports.measures.statistics import churn
+
+Served = dict[int, NDArray[np.float32]]  # predictions by seed
+
+
+def served(results: Results, trials: pd.DataFrame, server: str = "model") -> Served:
+    """What the trials of a configuration predict on the first validation rows, by their seeds."""
+    rows = zip(trials["seed"], trials["run_id"], strict=True)
+    kept = ((int(seed), results.predictions.get(run_id, {})) for seed, run_id in rows)
+    return {seed: predicted[server] for seed, predicted in kept if server in predicted}
+
+
+def mean_churn(first: Served, second: Served) -> float:
+    """The churn between two configurations, the mean over all pairs of different seeds.
+
+    Given the same configuration twice, that between its retrains.
+    """
+    pairs = [(a, b) for a, b in product(first, second) if a != b]
+    return fmean(churn(first[a], second[b]) for a, b in pairs)
+
+
+def churn_matrix(results: Results) -> Figure:
+    """Churn between retrains of every configuration, and between any two of them.
+
+    Raises:
+        NothingToDraw: no configuration has predictions of several seeds.
+    """
+    groups = [(a, n, served(results, own)) for a, n, own in configurations(finished(results))]
+    groups = [(a, n, by_seed) for a, n, by_seed in groups if len(by_seed) > 1]
+    if not groups:
+        raise NothingToDraw("no configuration finished with several seeds and kept predictions")
+    size = len(groups)
+    figure, axes = panel(results, "churn (thousandths)", 1.0 + max(1.2, 0.215 * size))
+    matrix = np.full((size, size), np.nan)
+    for row, column in zip(*np.tril_indices(size), strict=True):
+        matrix[row, column] = 1000 * mean_churn(groups[row][2], groups[column][2])
+    darkest = np.nanmax(matrix)
+    axes.imshow(matrix, cmap="Blues", vmin=0, vmax=1.3 * darkest or 1, aspect="auto")
+    for row, column in zip(*np.nonzero(~np.isnan(matrix)), strict=True):
+        value = matrix[row, column]
+        shown = f"{value:.0f}" if darkest >= 10 else f"{value:.1f}"
+        style: dict[str, Any] = {"fontweight": "bold"} if row == column else {}
+        dark = "white" if value > 0.8 * darkest else "black"
+        axes.text(column, row, shown, ha="center", va="center", fontsize=6, color=dark, **style)
+    rows = [
+        f"{names(results)[algorithm]}, {counted(workers, 'worker')}: {i}"
+        for i, (algorithm, workers, _) in enumerate(groups, start=1)
+    ]
+    axes.set_yticks(range(size), [fill(text, 60) for text in rows])
+    axes.set_xticks(range(size), [str(i) for i in range(1, size + 1)])
+    axes.set_xlabel("configuration, by its number on the left")
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    return figure
+
+
+def reproducibility(results: Results) -> list[list[str]]:
+    """Three kinds of sameness, each with what was found of it."""
+    trials = finished(results)
+    again = trials["rerun"].dropna()
+    equal = counted(int((again == "bitwise equal").sum()), "trial")
+    alike = [
+        " = ".join(
+            f"{called(results, algorithm, workers)} (seed {seed})"
+            for algorithm, workers, seed in own[["algorithm", "workers", "seed"]].values.tolist()
+        )
+        for _, own in trials.groupby("weights_sha256", sort=False)
+        if len(own) > 1
+    ]
+    rows = [
+        [
+            "bitwise: a trial run again from its record",
+            f"{equal} of {len(again)} gave the same weights bit by bit"
+            if len(again)
+            else "none was run again, which the command rerun does",
+        ],
+        [
+            "bitwise: trials with equal weights",
+            "; ".join(alike) or "none, as different configurations and seeds should",
+        ],
+    ]
+    several = [own for _, _, own in configurations(trials) if len(own) > 1]
+    if several:
+        deviations = [float(own["final_loss"].astype(float).std()) for own in several]
+        loss = results.benchmark["loss_name"]
+        text = f"{min(deviations):.5f} to {max(deviations):.5f} {loss}, the configurations' range"
+        rows.append(["statistical: deviation of the final loss over seeds", text])
+    kept = [by_seed for own in several if len(by_seed := served(results, own)) > 1]
+    if kept:
+        churns = [mean_churn(by_seed, by_seed) for by_seed in kept]
+        text = f"{min(churns):.4f} to {max(churns):.4f}, likewise"
+        rows.append(["churn between retrains", text])
+    return rows

@@ -1,0 +1,142 @@
+"""What was run, and on what: the facts of a report."""
+
+from typing import Any
+
+from paceline.reports.measures.groups import counted, listed, names
+from paceline.reports.measures.results import Results
+
+
+def facts(results: Results) -> list[list[str]]:
+    """Pairs of a name and its value for the block under the title."""
+    config, environment = results.benchmark["benchmark"], results.benchmark["environment"]
+    workload, scale = config["workload"], config["scale"]
+    stated = {
+        "Workload": f"{workload['name']}: {_plugin(workload['task'])}",
+        "Data": _data(results.benchmark["data"], results.benchmark["loss_name"]),
+        "Target": f"validation {results.benchmark['loss_name']} of at most"
+        f" {workload['target']['loss']:g}",
+        "Budget": _budget(workload["budget"]),
+        "Algorithms": "\n".join(
+            f"{name}{_tuned_or_set(results, label)} on {_workers_of(results, label)}"
+            for label, name in names(results).items()
+        ),
+        "Scale": f"batch of {counted(scale['batch_size'], 'example')} "
+        + ("per worker" if scale["scaling"] == "weak" else "over all workers")
+        + f" ({scale['scaling']} scaling), ZeRO stage {scale['zero_stage']},"
+        f" {counted(scale['threads'], 'thread')} per worker",
+        "Partition": _partition(config.get("partition")),
+        "Fault": _fault(config.get("fault")),
+        "Seeds": listed(config["seeds"]),
+        "Hardware": _hardware(environment["hardware"]),
+        "Versions": ", ".join(f"{k} {v}" for k, v in environment["versions"].items()),
+        "Code": _revision(environment["revision"]),
+    }
+    return [[name, value] for name, value in stated.items() if value]
+
+
+def _plugin(plugin: dict[str, Any]) -> str:
+    """A class of the configuration without its module, and what it was built with."""
+    name: str = plugin["name"].partition(":")[2]
+    return name + _settings(plugin["arguments"])
+
+
+def _settings(values: dict[str, Any]) -> str:
+    shown = ", ".join(f"{k} = {v}" for k, v in values.items() if v is not None)
+    return f" ({shown})" if shown else ""
+
+
+def _tuned_or_set(results: Results, label: str) -> str:
+    if "sweep" in results.benchmark:
+        return ", tuned,"
+    return _settings(_hyper_parameters(results.benchmark["benchmark"]["algorithms"][label]))
+
+
+def _hyper_parameters(entry: dict[str, Any]) -> dict[str, Any]:
+    own = {k: v for k, v in entry.items() if k not in ("algorithm", "workers")}
+    if "partition" in own:
+        own["partition"] = _partition(own["partition"])
+    if own.get("budget"):
+        own["budget"] = _budget(own["budget"])
+    return own
+
+
+def _budget(budget: dict[str, Any]) -> str:
+    return (
+        "{examples:,} examples or {epochs:g} epochs, whichever comes first;"
+        " {evaluations} evaluations".format(**budget)
+    )
+
+
+def _partition(partition: dict[str, Any] | None) -> str | None:
+    """Its kind, and of its parameters the one that goes with it."""
+    partition = partition or {}
+    match partition.get("kind"):
+        case "labels" as kind:
+            return f"{kind}, {counted(partition['shards'], 'shard')} per replica"
+        case "dirichlet" as kind:
+            return f"{kind}, alpha {partition['alpha']:g}"
+        case kind:
+            return kind
+
+
+def _fault(fault: dict[str, Any] | None) -> str | None:
+    """What went wrong on purpose, where anything did."""
+    fault = fault or {}
+    match fault.get("kind", "none"):
+        case "none":
+            return None
+        case "kill":
+            what = "is killed"
+        case "raise":
+            what = "raises an error"
+        case "slow":
+            what = f"takes {fault['factor']:g} times as long for each step"
+        case kind:
+            what = f"has a fault of kind {kind}"
+    return f"on purpose, rank {fault['rank']} {what} from step {fault['step']} on"
+
+
+def _workers_of(results: Results, label: str) -> str:
+    trials = results.trials
+    *fewer, most = sorted(trials.loc[trials["algorithm"] == label, "workers"].unique())
+    return listed([*fewer, counted(most, "worker")])
+
+
+def _data(data: dict[str, Any], loss_name: str) -> str:
+    parts = [f"{data['name']} (synthetic)" if data["synthetic"] else data["name"]]
+    parts.append(f"{data['train_rows']:,} rows to train, {data['validation_rows']:,} to validate")
+    if "image_size" in data:
+        size, colours = data["image_size"], counted(data["channels"], "channel")
+        parts.append(f"{size} x {size} pixels, {colours}, {data['classes']} classes")
+    if "vocabulary_size" in data:
+        parts.append(
+            f"a row is a sequence of {counted(data['sequence_length'], 'token')} out of a"
+            f" vocabulary of {data['vocabulary_size']:,}"
+        )
+    if "click_rate" in data:
+        parts.append(f"click rate {100 * data['click_rate']:.2f} %")
+    if "constant_log_loss" in data:
+        parts.append(f"{loss_name} of a constant prediction {data['constant_log_loss']:.4f}")
+    if "bayes_log_loss" in data:
+        parts.append(f"the lowest that any model can reach {data['bayes_log_loss']:.4f}")
+    if data.get("skipped_rows"):
+        parts.append(
+            f"{counted(data['skipped_rows'], 'malformed row')} skipped:"
+            f" {data.get('first_skipped', '')}"
+        )
+    return "; ".join(parts)
+
+
+def _hardware(hardware: dict[str, Any]) -> str:
+    gpus = listed(hardware["gpus"]) if hardware["gpus"] else "no GPU"
+    return (
+        f"{hardware['cpu']}, {counted(hardware['cores'], 'core')}, {hardware['memory_gib']} GiB of"
+        f" memory, {gpus}, {hardware['system']}"
+    )
+
+
+def _revision(revision: dict[str, Any]) -> str:
+    if "commit" not in revision:
+        return f"release {revision['release']}" if revision else "not under version control"
+    state = "with uncommitted changes" if revision["dirty"] else "without uncommitted changes"
+    return f"commit {revision['commit'][:12]}, {state}"

@@ -1,0 +1,53 @@
+"""Where Paceline keeps its state: the store, studies, caches and reports."""
+
+import os
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+class HomeError(OSError):
+    """The folder of the state cannot be used. The message names it and says what to set."""
+
+
+def home() -> Path:
+    """The folder of the state: `PACELINE_HOME` if it is set, else the current folder.
+
+    Raises:
+        HomeError: the current folder does not exist any more.
+    """
+    try:
+        return Path(os.environ.get("PACELINE_HOME") or ".").expanduser().resolve()
+    except FileNotFoundError as error:
+        raise HomeError(
+            "the current folder no longer exists; change to another or set PACELINE_HOME"
+        ) from error
+
+
+def writable_home() -> Path:
+    """The folder of the state, created if it is missing.
+
+    Raises:
+        HomeError: it cannot be created or written to.
+    """
+    folder = home()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = None if os.access(folder, os.W_OK | os.X_OK) else "it is read-only for this user"
+    except OSError as error:
+        reason = error.strerror
+    if reason:
+        raise HomeError(
+            f"cannot write to {folder}: {reason}; set PACELINE_HOME to a folder that you can write to"
+        )
+    return folder
+
+
+def default_store() -> str:
+    """The URI of MLflow's store: `MLFLOW_TRACKING_URI` if it is set, else a sqlite file."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+
+
+def default_studies() -> str:
+    """Where Optuna keeps its studies: `PACELINE_STUDIES` if it is set, else a journal file."""
+    return os.environ.get("PACELINE_STUDIES") or str(home() / "studies.journal")

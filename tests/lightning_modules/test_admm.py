@@ -1,0 +1,84 @@
+"""Consensus ADMM against the centralised optimum as scikit-learn finds it."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from paceline.datasets.partition import Partition
+from paceline.lightning_modules.admm import ConsensusADMM
+from tests.workload import LinearRule, Plan, Tower, draw, relative_distance, run_ranks, train, trial
+
+ROWS = 100
+PENALTY = 0.02
+
+
+def results(workers: int = 2, steps: int = 2000, evaluations: int = 20, **hyper: Any) -> list[Any]:
+    """What each rank returned: full batches of a shard of its own, so that nothing is random."""
+    convex = trial(
+        workers,
+        ROWS // workers,
+        steps,
+        evaluations,
+        algorithm="admm",
+        model="Logistic",
+        lr=1.0,
+        partition=Partition("disjoint"),
+        hyper_parameters={"local_steps": 10, "rho": 0.2, "penalty_weight": PENALTY} | hyper,
+    )
+    return run_ranks(workers, train, convex, Plan())
+
+
+def optimum(penalty: str) -> np.ndarray:
+    """The minimiser of the mean log loss of all rows plus the penalty."""
+    rows = draw(ROWS, 1)
+    c = 1 / (PENALTY * ROWS)
+    ratio = {"l1": 1.0, "l2": 0.0}[penalty]
+    model = LogisticRegression(
+        C=c, l1_ratio=ratio, fit_intercept=False, solver="saga", tol=1e-10, max_iter=100_000
+    )
+    weights: np.ndarray = model.fit(rows.x.numpy(), rows.y.numpy()).coef_[0]
+    return weights
+
+
+@pytest.mark.parametrize("penalty", ["l2", "l1"])
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_it_finds_the_centralised_optimum(penalty: str, workers: int) -> None:
+    ranks = results(workers, penalty=penalty)
+    for rank in ranks:
+        assert relative_distance(rank["evaluated"], optimum(penalty)) < 1e-3
+    first, last = ranks[0]["points"][0], ranks[0]["points"][-1]
+    for residual in ("primal_residual", "dual_residual"):
+        assert last[residual] < 1e-3 * max(1e-4, first[residual]) + 1e-5
+
+
+def test_it_stops_when_both_residuals_are_within_the_tolerance() -> None:
+    ranks = results(penalty="l2", tolerance=1e-3)
+    assert ranks[0]["steps"] < 2000
+    assert relative_distance(ranks[0]["evaluated"], optimum("l2")) < 1e-2
+    assert len({rank["steps"] for rank in ranks}) == 1
+
+
+def test_balancing_brings_a_far_too_small_rho_to_a_useful_one() -> None:
+    fixed, balanced = (
+        results(penalty="l2", rho=1e-3, adapt_rho=adapt, steps=500)[0] for adapt in (False, True)
+    )
+    assert balanced["points"][-1]["rho"] > 1e-3
+    distances = [relative_distance(run["evaluated"], optimum("l2")) for run in (fixed, balanced)]
+    assert distances[1] < distances[0]
+
+
+def test_traffic_does_not_depend_on_the_local_steps() -> None:
+    few, many = (results(steps=20 * local, local_steps=local)[0] for local in (2, 20))
+    sent = [run["points"][-1]["bytes_sent_per_worker"] for run in (few, many)]
+    assert sent[0] == sent[1] == few["expected_bytes_per_worker"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"local_steps": 0}, "local_steps must be at least 1"), ({"rho": 0}, "rho must be positive")],
+)
+def test_what_is_out_of_range_is_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ConsensusADMM(Tower(LinearRule.features), **wrong)

@@ -1,0 +1,152 @@
+"""Downpour against plain SGD, its server against what the workers sent, and a run against its replay."""
+
+import json
+import multiprocessing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from paceline.lightning_modules.backend.parameter_server import FETCH, READ, Shard
+from paceline.lightning_modules.downpour import Downpour
+from tests.workload import LinearRule, Plan, Tower, optimizer_of, run_ranks, train, trial
+
+STEPS = 40
+
+
+def results(
+    workers: int, steps: int = STEPS, plan: Plan | None = None, **changes: Any
+) -> list[Any]:
+    """What each rank of a trial of Downpour, or of `algorithm`, returned."""
+    settings: dict[str, Any] = {"algorithm": "downpour"} | changes
+    return run_ranks(workers, train, trial(workers, 6, steps, **settings), plan or Plan())
+
+
+def pushed(ranks: list[Any]) -> int:
+    return sum(rank["algorithm"]["pushed"] for rank in ranks)
+
+
+def clocks(ranks: list[Any]) -> list[int]:
+    """How many pushes each shard has applied."""
+    return [sum(rank["algorithm"]["staleness"].values()) for rank in ranks]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adagrad"])
+def test_one_worker_is_plain_training(optimizer: str) -> None:
+    (downpour,) = results(1, optimizer=optimizer)
+    (plain,) = results(1, optimizer=optimizer, algorithm="baseline")
+    assert np.array_equal(downpour["weights"], plain["weights"])
+    assert downpour["weights_sha256"] == plain["weights_sha256"]
+    assert clocks([downpour]) == [STEPS]
+
+
+def test_one_worker_that_pushes_every_third_step_accumulates() -> None:
+    """By hand: local steps from the latest fetch, the sum of three gradients at the server."""
+    (ran,) = results(1, hyper_parameters={"n_push": 3, "n_fetch": 6})
+    (plain,) = results(1, algorithm="baseline")
+    assert clocks([ran]) == [STEPS // 3]
+    # A sum of gradients taken at the local weights, applied at once: plain SGD up to the fetch.
+    sixes = results(1, 36, hyper_parameters={"n_push": 3, "n_fetch": 6})[0]["weights"]
+    np.testing.assert_allclose(
+        sixes, results(1, 36, algorithm="baseline")[0]["weights"], rtol=1e-5, atol=1e-6
+    )
+    assert not np.array_equal(ran["weights"], plain["weights"])
+
+
+@pytest.mark.timeout(240)
+def test_no_push_is_lost_under_load() -> None:
+    """Four workers and two more processes that keep every core busy."""
+    context = multiprocessing.get_context("fork")
+    burners = [context.Process(target=burn, daemon=True) for _ in range(2)]
+    for burner in burners:
+        burner.start()
+    try:
+        ranks = results(4, 2500, lr=0.001, evaluations=4)
+    finally:
+        for burner in burners:
+            burner.kill()
+            burner.join()
+    assert clocks(ranks) == [pushed(ranks)] * 4
+    assert pushed(ranks) == 4 * 2500
+    assert all(rank["steps"] < 5000 for rank in ranks)
+
+
+def burn() -> None:
+    while True:
+        pass
+
+
+@pytest.mark.parametrize(("n_push", "n_fetch"), [(1, 1), (3, 2), (2, 5)])
+def test_the_servers_clock_is_the_number_of_pushes(n_push: int, n_fetch: int) -> None:
+    ranks = results(3, hyper_parameters={"n_push": n_push, "n_fetch": n_fetch})
+    assert clocks(ranks) == [pushed(ranks)] * 3
+    assert pushed(ranks) == sum(rank["steps"] // n_push for rank in ranks)
+
+
+def test_a_replay_is_bitwise_the_recorded_run(tmp_path: Path) -> None:
+    hyper = {"n_push": 2, "n_fetch": 3, "staleness_aware": True}
+    recorded = results(4, hyper_parameters=hyper, dropout=0.2)
+    record = tmp_path / "record.json"
+    record.write_text(
+        json.dumps({"result": {"ranks": [{"algorithm": r["algorithm"]} for r in recorded]}})
+    )
+    replayed = results(4, hyper_parameters=hyper | {"replay": str(record)}, dropout=0.2)
+    for first, second in zip(recorded, replayed, strict=True):
+        assert np.array_equal(second["weights"], first["weights"])
+        assert second["algorithm"] == first["algorithm"]
+        assert second["weights_sha256"] == first["weights_sha256"]
+
+
+def test_what_is_no_record_cannot_be_replayed(tmp_path: Path) -> None:
+    wrong = tmp_path / "record.json"
+    wrong.write_text("{}")
+    with pytest.raises(ValueError, match=r"record\.json is not the record of a Downpour trial"):
+        Downpour(Tower(LinearRule.features), replay=str(wrong))
+
+
+def test_in_the_warm_start_worker_0_is_alone() -> None:
+    ranks = results(3, evaluations=1, hyper_parameters={"warm_start": 15})
+    for rank in ranks:
+        # Each of its 15 steps pushes and fetches once.
+        assert rank["algorithm"]["schedule"]["served"][:30] == [0] * 30
+    assert clocks(ranks) == [3 * STEPS] * 3
+
+
+def test_a_warm_start_ends_at_the_first_evaluation() -> None:
+    ranks = results(2, evaluations=4, hyper_parameters={"warm_start": 1000})
+    assert clocks(ranks) == [2 * STEPS] * 2
+    assert ranks[1]["steps"] > 0
+
+
+def shard(staleness_aware: bool) -> Shard:
+    return Shard(torch.zeros(2), lambda p: optimizer_of("sgd", p, 1.0), staleness_aware)
+
+
+def test_staleness_counts_the_pushes_since_the_fetch() -> None:
+    server = shard(staleness_aware=False)
+    for worker in (1, 2):
+        server.fetch(worker, FETCH)
+    for worker in (1, 1, 2):
+        server.push(worker, torch.ones(2))
+    server.fetch(2, READ)  # to evaluate, which leaves what is trained on as it is
+    server.push(2, torch.ones(2))
+    server.fetch(2, FETCH)
+    server.push(2, torch.ones(2))
+    assert server.staleness == {0: 2, 1: 1, 2: 1, 3: 1}
+    assert server.clock == 5
+    assert server.weights.tolist() == [-5.0, -5.0]
+
+
+def test_a_staleness_aware_push_is_divided_by_its_staleness() -> None:
+    server = shard(staleness_aware=True)
+    for _ in range(5):  # of staleness 0, 1, 2, 3, 4
+        server.push(1, torch.ones(2))
+    assert server.weights[0].item() == pytest.approx(-(1 + 1 + 1 / 2 + 1 / 3 + 1 / 4))
+
+
+def test_replicas_of_zero_1_are_refused_in_one_line() -> None:
+    with pytest.raises(Exception, match="gradients can be had under ZeRO 0 alone"):
+        run_ranks(2, train, replace(trial(2, 6, 4, algorithm="downpour"), zero_stage=1), Plan())

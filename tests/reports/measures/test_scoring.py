@@ -1,0 +1,83 @@
+"""Scores of curves worked out by hand."""
+
+import math
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from paceline.reports.measures.scoring import CURVE, oversubscribed, score
+
+
+def curve(*losses: float) -> pd.DataFrame:
+    """A curve evaluated every 10 steps of 8 examples, a step taking 0.5 s and sending 100 bytes."""
+    rows = [
+        [10 * i, 80 * i, 5.0 * i, 4.0 * i, 1000.0 * i, 20.0 * i, 1.0, loss, 0.5 + 0.1 * i]
+        for i, loss in enumerate(losses, start=1)
+    ]
+    return pd.DataFrame(rows, columns=CURVE)
+
+
+def test_the_target_counts_as_reached_at_the_first_evaluation_at_or_below_it() -> None:
+    assert score(curve(0.9, 0.5, 0.4), target_loss=0.5) == {
+        "target_reached": 1.0,
+        "steps_to_target": 20.0,
+        "examples_to_target": 160.0,
+        "time_to_target_s": 10.0,
+        "bytes_to_target": 2000.0,
+        "examples_per_s": 16.0,
+        "bytes_sent_per_worker": 3000.0,
+        "messages_per_worker": 60.0,
+        "final_loss": 0.4,
+        "final_metric": pytest.approx(0.8),
+    }
+
+
+def test_a_target_reached_and_lost_again_stays_reached() -> None:
+    figures = score(curve(0.4, 0.9), target_loss=0.5)
+    assert (figures["target_reached"], figures["steps_to_target"]) == (1.0, 10.0)
+    assert figures["final_loss"] == 0.9
+
+
+def test_a_target_not_reached_has_no_cost() -> None:
+    figures = score(curve(0.9, 0.50001), target_loss=0.5)
+    assert figures["target_reached"] == 0.0
+    assert not [name for name in figures if name.endswith(("to_target", "target_s"))]
+
+
+def test_evaluations_are_taken_in_the_order_of_their_steps() -> None:
+    shuffled = curve(0.9, 0.5, 0.4).iloc[[2, 0, 1]]
+    assert score(shuffled, 0.5) == score(curve(0.9, 0.5, 0.4), 0.5)
+
+
+def test_what_was_not_measured_is_absent_rather_than_not_a_number() -> None:
+    figures = score(curve(0.9).assign(validation_metric=math.nan), 0.5)
+    assert "final_metric" not in figures
+    assert all(math.isfinite(value) for value in figures.values())
+
+
+def test_a_trial_without_an_evaluation_cannot_be_scored() -> None:
+    with pytest.raises(ValueError, match="without an evaluation"):
+        score(curve(), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("workers", "threads", "device", "crowded"),
+    [
+        (2, 1, "cpu", False),
+        (4, 1, "cpu", False),
+        (5, 1, "cpu", True),
+        (2, 3, "cpu", True),
+        (2, 8, "cuda", False),
+        (3, 1, "cuda", True),
+    ],
+)
+def test_ranks_are_too_many_where_their_threads_outnumber_the_cores_or_they_the_gpus(
+    workers: int, threads: int, device: str, crowded: bool
+) -> None:
+    record: dict[str, Any] = {
+        "trial": {"workers": workers, "threads": threads},
+        "environment": {"hardware": {"cores": 4, "gpus": ["a", "b"]}},
+        "result": {"device": device},
+    }
+    assert oversubscribed(record) is crowded
