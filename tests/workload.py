@@ -19,7 +19,8 @@ from torchmetrics.classification import BinaryAccuracy
 from paceline.benchmarks.spec.benchmark import Trial, Workload
 from paceline.benchmarks.spec.plugin import Plugin
 from paceline.benchmarks.spec.settings import Budget, Target
-from paceline.benchmarks.trials.rank import run_rank, stream
+from paceline.benchmarks.trials.dealing import stream
+from paceline.benchmarks.trials.rank import run_rank
 from paceline.datasets.batches import collate
 from paceline.datasets.partition import Partition
 from paceline.lightning_modules.backend.launch import Ranks

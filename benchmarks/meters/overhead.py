@@ -53,7 +53,8 @@ def metered_rank(trial: Trial, report: Callable[[str, Any], None]) -> list[list[
     """A rank: CPU and wall-clock seconds of every step, with the meters on, off, off, on and so on."""
     from pytorch_lightning import Callback, LightningModule, Trainer
 
-    from paceline.benchmarks.trials.rank import Meter, run_rank
+    from paceline.benchmarks.trials.meter import Meter
+    from paceline.benchmarks.trials.rank import run_rank
 
     class Switch(Callback):
         def __init__(self) -> None:

@@ -18,7 +18,7 @@ SCALE = ("workers", "batch_size", "zero_stage")
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """One study: an algorithm of a benchmark at one scale, or at several that it draws from."""
 
     benchmark: Benchmark
@@ -159,7 +159,7 @@ def identity(benchmark: Benchmark, facts: Mapping[str, Any]) -> str:
     return fingerprint(_same_budget(benchmark), {"sweep": True, **facts})
 
 
-def plans(benchmark: Benchmark) -> tuple[list[Plan], list[str]]:
+def plans(benchmark: Benchmark) -> tuple[list[StudyPlan], list[str]]:
     """The studies of a sweep, and what is left out with the reason.
 
     Seconds mean nothing where ranks share a core, so where they are an objective the scales are bounded
@@ -182,7 +182,7 @@ def plans(benchmark: Benchmark) -> tuple[list[Plan], list[str]]:
         of_label = benchmark.algorithms[label]["workers"]
         scales = []
         for workers in sweep.workers or of_label or scale.workers:
-            plan = Plan(benchmark, label, (workers,))
+            plan = StudyPlan(benchmark, label, (workers,))
             try:
                 plan.trial({}, seed=0)
             except ConfigError as error:
@@ -194,7 +194,7 @@ def plans(benchmark: Benchmark) -> tuple[list[Plan], list[str]]:
             scales.append(plan)
         if sweep.pool_workers and scales:
             numbers = tuple(plan.workers[0] for plan in scales)
-            scales = [Plan(benchmark, label, numbers)]
+            scales = [StudyPlan(benchmark, label, numbers)]
         there += scales
     if not there:
         raise ConfigError("sweep: nothing to tune; " + "; ".join(left_out))

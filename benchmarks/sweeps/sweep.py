@@ -17,26 +17,24 @@ from typing import Any
 import optuna
 from mlflow.tracking import MlflowClient
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from paceline.benchmarks.spec.benchmark import Benchmark, Trial
 from paceline.benchmarks.sweeps.objectives import (
     TO_TARGET,
     about_target,
-    chosen,
     excess,
     is_dominated,
     lower_bounds,
     value,
 )
-from paceline.benchmarks.sweeps.plan import Plan, identity, plans
+from paceline.benchmarks.sweeps.opened import DRAWN, RUN_IDS, OpenedStudy, open_study
+from paceline.benchmarks.sweeps.plan import identity, plans
 from paceline.benchmarks.sweeps.studies import (
     REASON,
     Studies,
     counted,
     hand_out,
-    importance,
-    make_pruner,
     queue,
     take_back,
 )
@@ -53,7 +51,6 @@ from paceline.benchmarks.trials.store import is_connection_lost
 from paceline.benchmarks.trials.tracking import BenchmarkRun
 from paceline.reports.measures.link import PRESETS
 
-DRAWN, RUN_IDS = "drawn", "run_ids"  # of a trial of a study: its parameters, its runs in MLflow
 POLL_S = 0.5
 
 
@@ -90,7 +87,7 @@ def sweep(
     with studies.lock():
         number = identity(benchmark, facts)
         parent = BenchmarkRun(client, f"{benchmark.name}-sweep", number, about)
-        opened = [_open(plan, studies, parent, facts) for plan in planned]
+        opened = [open_study(plan, studies, parent, facts) for plan in planned]
     with parent:
         work = _Work(benchmark, parent, studies, link, display, share_machine)
         for each in opened:
@@ -105,59 +102,6 @@ def sweep(
 
 
 @dataclass(frozen=True)
-class _Opened:
-    """A study where it is kept: in Optuna's storage, and as a run of MLflow."""
-
-    plan: Plan
-    study: Study
-    run_id: str
-
-    @property
-    def best(self) -> FrozenTrial | None:
-        """The trial to retrain."""
-        return chosen(self.study.get_trials(states=(TrialState.COMPLETE,)))
-
-    def record(self) -> dict[str, Any]:
-        """What a report tells of it."""
-        best = self.best
-        return {
-            "name": self.study.study_name,
-            "run_id": self.run_id,
-            "algorithm": self.plan.label,
-            "workers": self.plan.workers,
-            "space": {name: asdict(d) for name, d in self.plan.space().items()},
-            "yaml": self.plan.queue()[0],
-            "trials": [_trial_record(trial) for trial in counted(self.study.get_trials())],
-            "best": best and best.number,
-            "front": [trial.number for trial in self.study.best_trials] if best else [],
-            "importance": importance(self.study),
-        }
-
-
-def _open(plan: Plan, studies: Studies, parent: BenchmarkRun, facts: Mapping[str, Any]) -> _Opened:
-    settings, budget = plan.benchmark.sweep, plan.benchmark.budget(plan.label)
-    name = plan.name(facts)
-    study = studies.study(name, len(settings.objectives))
-    study.pruner = make_pruner(settings.pruner, budget.evaluations)
-    queue(study, plan.queue())
-    return _Opened(plan, study, parent.nested(name, plan.title))
-
-
-def _trial_record(trial: FrozenTrial) -> dict[str, Any]:
-    return {
-        "number": trial.number,
-        "state": trial.state.name,
-        "drawn": trial.user_attrs.get(DRAWN, {}),
-        "values": trial.values if trial.state == TrialState.COMPLETE else None,
-        "excess": max(trial.constraints.values(), default=0.0),
-        "losses": trial.intermediate_values,
-        "reason": trial.user_attrs.get(REASON),
-        "seconds": trial.duration and trial.duration.total_seconds(),
-        "run_ids": trial.user_attrs.get(RUN_IDS, []),
-    }
-
-
-@dataclass(frozen=True)
 class _Work:
     """What this process does for a sweep."""
 
@@ -168,7 +112,7 @@ class _Work:
     display: Display
     share_machine: bool
 
-    def tune(self, opened: _Opened) -> None:
+    def tune(self, opened: OpenedStudy) -> None:
         """Uses up the budget of a study."""
         plan, study, settings = opened.plan, opened.study, self.benchmark.sweep
 
@@ -184,7 +128,7 @@ class _Work:
 
         self._take_all(study, settings.trials, draw, train)
 
-    def _try(self, opened: _Opened, trial: optuna.Trial, drawn: Mapping[str, Any]) -> None:
+    def _try(self, opened: OpenedStudy, trial: optuna.Trial, drawn: Mapping[str, Any]) -> None:
         """Trains a configuration on every tuning seed and tells the study what came of it."""
         settings, target = self.benchmark.sweep, self.benchmark.workload.target.loss
         ended: list[Ended] = []
@@ -229,7 +173,7 @@ class _Work:
 
         return watch
 
-    def retrain(self, opened: _Opened) -> None:
+    def retrain(self, opened: OpenedStudy) -> None:
         """Trains the best configuration of a study on every fresh seed."""
         plan, best, seeds = opened.plan, opened.best, self.benchmark.sweep.seeds
         if best is None:
@@ -259,7 +203,7 @@ class _Work:
 
     def _train(
         self,
-        opened: _Opened,
+        opened: OpenedStudy,
         trial: optuna.Trial,
         drawn: Mapping[str, Any],
         seed: int,
@@ -307,7 +251,7 @@ class _Work:
             waiting = True
             time.sleep(POLL_S)
 
-    def describe(self, all_opened: list[_Opened], left_out: list[str]) -> int:
+    def describe(self, all_opened: list[OpenedStudy], left_out: list[str]) -> int:
         """Stores the sweep as far as it has come; returns how many retrains are still missing."""
         settings, facts = self.benchmark.sweep, self.parent.about["facts"]
         scored: dict[str, Trial] = {}

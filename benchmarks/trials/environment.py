@@ -25,7 +25,8 @@ def code_hash() -> str:
     """
     digest = hashlib.sha256()
     sources = [*PACKAGE.glob("lightning_modules/**/*.py"), *PACKAGE.glob("datasets/**/*.py")]
-    trial = [PACKAGE / "benchmarks" / "trials" / name for name in ("rank.py", "faults.py")]
+    of_rank = ("dealing.py", "faults.py", "meter.py", "rank.py")
+    trial = [PACKAGE / "benchmarks" / "trials" / name for name in of_rank]
     for path in [*sorted(sources), *trial]:
         digest.update(str(path.relative_to(PACKAGE)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]

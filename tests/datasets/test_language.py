@@ -21,7 +21,7 @@ from paceline.benchmarks.spec.benchmark import Trial, Workload
 from paceline.benchmarks.spec.plugin import Plugin
 from paceline.benchmarks.spec.reading import load_benchmark
 from paceline.benchmarks.spec.settings import Budget, Target
-from paceline.benchmarks.trials.rank import partition, validation_batches
+from paceline.benchmarks.trials.dealing import partition, validation_batches
 from paceline.datasets.markov_text import BLOCK, SYMBOLS, MarkovText
 from paceline.datasets.partition import Partition
 from paceline.datasets.reading import corpus

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from paceline.benchmarks.spec.reading import load_benchmark
-from paceline.benchmarks.trials.rank import schedule
+from paceline.benchmarks.trials.dealing import schedule
 from paceline.datasets.batches import BatchOrder, BatchStream, TicketStream
 from paceline.datasets.partition import Partition
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from paceline.benchmarks.trials.rank import stream
+from paceline.benchmarks.trials.dealing import stream
 from paceline.datasets.batches import BatchOrder
 from paceline.datasets.partition import Partition
 from paceline.lightning_modules.model_averaging import ModelAveraging

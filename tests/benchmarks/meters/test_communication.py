@@ -4,7 +4,7 @@ from io import StringIO
 
 import pandas as pd
 import pytest
-from paceline.benchmarks.cli.display import TerminalDisplay
+from paceline.benchmarks.trials.display import TerminalDisplay
 from rich.console import Console
 
 from paceline.benchmarks.meters.communication import COSTS, HASH_SIZES, exponent, measure, trials

@@ -26,7 +26,7 @@ from paceline.benchmarks.spec.benchmark import Benchmark
 from paceline.benchmarks.spec.plugin import ConfigError
 from paceline.benchmarks.spec.reading import load_benchmark
 from paceline.benchmarks.sweeps.objectives import chosen, excess, is_dominated, lower_bounds, value
-from paceline.benchmarks.sweeps.plan import Plan, identity, plans
+from paceline.benchmarks.sweeps.plan import StudyPlan, identity, plans
 from paceline.benchmarks.sweeps.studies import PROCESS, Studies, counted, hand_out, queue, suggest
 from paceline.benchmarks.trials.runner import Ended
 from paceline.lightning_modules import find_algorithms
@@ -77,7 +77,7 @@ def test_every_algorithm_states_dimensions_of_its_own_around_its_defaults(name, 
     entry = small.algorithms["sync_sgd"] | {"algorithm": name}
     cls = find_algorithms()[name]
     own = {k: v.default for k, v in _parameters(cls).items() if k not in ("self", "task")}
-    plan = Plan(replace(small, algorithms={name: entry | own}), name, (1,))
+    plan = StudyPlan(replace(small, algorithms={name: entry | own}), name, (1,))
     assert set(cls.search_space) <= set(own)
     for dimension, stated in cls.search_space.items():
         assert plan.space()[dimension] == stated, "the default lies outside of what is stated"
@@ -88,7 +88,7 @@ def _parameters(cls: type) -> dict[str, Any]:
 
 
 def test_a_study_draws_the_task_then_the_algorithm_and_begins_with_the_yaml(small):
-    plan = Plan(small, "model_averaging", (2,))
+    plan = StudyPlan(small, "model_averaging", (2,))
     assert list(plan.space()) == ["lr", "tau", "ranks_per_replica", "outer_lr", "outer_momentum"]
     assert plan.queue() == [
         {"lr": 0.1, "tau": 5, "ranks_per_replica": 1, "outer_lr": 1.0, "outer_momentum": 0.0}
@@ -97,14 +97,14 @@ def test_a_study_draws_the_task_then_the_algorithm_and_begins_with_the_yaml(smal
 
 def test_a_space_is_widened_to_hold_the_value_of_the_yaml(small):
     entry = small.algorithms["model_averaging"] | {"tau": 1000, "ranks_per_replica": 3}
-    plan = Plan(replace(small, algorithms={"model_averaging": entry}), "model_averaging", (3,))
+    plan = StudyPlan(replace(small, algorithms={"model_averaging": entry}), "model_averaging", (3,))
     assert plan.space()["tau"] == Integer(1, 1000, log=True)
     assert plan.space()["ranks_per_replica"] == Choice((3, 1, 2, 4, 8))
 
 
 def test_only_what_makes_a_trial_is_drawn(small):
     """On 4 workers a replica has 1, 2 or 4 ranks, and ZeRO has something to divide in the last two."""
-    plan = Plan(with_sweep(small, zero_stages=[0, 1]), "model_averaging", (4,))
+    plan = StudyPlan(with_sweep(small, zero_stages=[0, 1]), "model_averaging", (4,))
     seen = set()
     for number in range(60):
         trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(number)).ask()
@@ -142,7 +142,7 @@ def test_a_larger_budget_goes_on_with_the_same_study(small):
     other = with_sweep(small, objectives=["bytes_to_target"])
 
     def name(benchmark: Benchmark) -> str:
-        return Plan(benchmark, "sync_sgd", (2,)).name(facts)
+        return StudyPlan(benchmark, "sync_sgd", (2,)).name(facts)
 
     assert name(larger) == name(small) != name(other)
     assert identity(larger, facts) == identity(small, facts) != identity(other, facts)

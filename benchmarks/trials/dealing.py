@@ -1,0 +1,113 @@
+"""Deals examples to ranks: how many steps there are, whose examples they take, and in which order."""
+
+import hashlib
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch.utils.data import DataLoader
+
+from paceline.benchmarks.spec.benchmark import Trial
+from paceline.datasets.batches import BatchOrder, BatchStream, TicketStream, with_batches
+from paceline.lightning_modules.backend.algorithm import Algorithm
+from paceline.lightning_modules.backend.layout import Layout
+
+EVALUATION_BATCH = 8192  # unless the data module has an `evaluation_batch`
+
+
+def stream(seed: int, name: str, replica: int = 0) -> int:
+    """The seed of the random stream `name`: data order, initialisation and so on each have their own.
+
+    Replica 0 has that of a trial without replicas.
+    """
+    name = f"{name} {replica}" if replica else name
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:4], "little")
+
+
+def schedule(trial: Trial, rows: int) -> tuple[int, int]:
+    """The steps of a trial over `rows` training examples and the steps between two evaluations.
+
+    Training ends with an evaluation, so the budget is rounded to whole intervals: by half an interval
+    at most, and there may be a few evaluations more or less than asked for.
+    """
+    budget = trial.workload.budget
+    examples = min(budget.examples, budget.epochs * rows)
+    steps = max(1, round(examples / (trial.batch_size * trial.workers)))
+    every = max(1, round(steps / budget.evaluations))
+    return every * max(1, round(steps / every)), every
+
+
+class Continue(Callback):
+    """Where training is resumed, lets the stream of batches go on where the checkpoint was written."""
+
+    def __init__(self, batches: BatchStream) -> None:
+        self.batches = batches
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, algorithm: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        loop = checkpoint["loops"]["fit_loop"]
+        step = loop["epoch_loop.batch_progress"]["total"]["ready"]
+        segment = self.batches.go_on(step, checkpoint["epoch"])
+        # Lightning is told that it begins an epoch of its own: it cannot skip into one.
+        for name, total, current in (
+            ("epoch_progress", segment, segment),
+            ("epoch_loop.batch_progress", step, 0),
+        ):
+            loop[name]["total"] = dict.fromkeys(loop[name]["total"], total)
+            loop[name]["current"] = dict.fromkeys(loop[name]["current"], current)
+        loop["epoch_loop.batch_progress"]["is_last_batch"] = False
+
+
+def training_batches(
+    trial: Trial, algorithm: Algorithm, part: np.ndarray, rank: int, every: int
+) -> BatchStream:
+    """The stream of training batches of one rank, whose replica trains on the rows `part`."""
+    layout = trial.layout
+    replica, place = layout.replica_of(rank), rank % layout.ranks
+    kind = trial.partition.kind
+    seed = stream(trial.seed, "order", 0 if kind in ("iid", "same") else replica)
+    order = BatchOrder(part, trial.batch_size, seed)
+    if algorithm.asynchronous:
+        draw = algorithm.tickets(rank, _ticket)
+        return TicketStream(order, draw, kind != "iid", trial.workers, every)
+    if kind == "iid":
+        return BatchStream(order, rank, trial.workers, every)
+    return BatchStream(order, place, layout.ranks, every)
+
+
+def _ticket() -> int:
+    # From the rendezvous store, which the parent holds: no rank has to answer another.
+    store = torch.distributed.distributed_c10d._get_default_store()
+    return int(store.add("paceline/ticket", 1)) - 1
+
+
+def partition(
+    trial: Trial, algorithm: Algorithm, loader: DataLoader[Any], batch: int = EVALUATION_BATCH
+) -> list[np.ndarray]:
+    """The training rows of each replica; labels are read `batch` rows at a time."""
+    rows = row_count(loader)
+    labels = None
+    if trial.partition.needs_labels:
+        batches = with_batches(loader, batches_of(np.arange(rows), batch))
+        labels = np.concatenate([algorithm.task.labels(batch).numpy() for batch in batches])
+    seed = stream(trial.seed, "partition")
+    return trial.partition.parts(rows, trial.layout.replicas, seed, labels)
+
+
+def validation_batches(
+    rows: int, algorithm: Algorithm, layout: Layout, rank: int, batch: int = EVALUATION_BATCH
+) -> list[Any]:
+    """One rank's part of the validation rows, in batches: those of its world, or of its replica."""
+    sharers = layout.world_size if algorithm.one_model else layout.ranks
+    return batches_of(np.array_split(np.arange(rows), sharers)[rank % sharers], batch)
+
+
+def batches_of(rows: np.ndarray, batch: int) -> list[np.ndarray]:
+    return np.array_split(rows, math.ceil(len(rows) / batch))
+
+
+def row_count(loader: DataLoader[Any]) -> int:
+    return len(loader.dataset)  # type: ignore[arg-type]

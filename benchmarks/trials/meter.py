@@ -1,0 +1,160 @@
+"""Keeps the clock and the ledger of a rank while it trains, and reports its curve."""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.distributed
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch.utils.data import DataLoader
+
+from paceline.lightning_modules.backend.algorithm import Algorithm
+from paceline.lightning_modules.backend.clock import Clock
+from paceline.lightning_modules.backend.strategy import DeepSpeedBackend
+
+LOSSES = 256  # added up at once, as adding costs as much as all else that is measured in a step
+# Of the first validation rows, kept with the trial so that retrains can be compared.
+PREDICTED_ROWS, PREDICTED_VALUES = 10_000, 2_000_000
+Report = Callable[[str, Any], None]
+
+
+class Diverged(RuntimeError):
+    """The training loss is no longer a number."""
+
+
+class Meter(Callback):
+    """Keeps the clock and the ledger's phase, and reports the curve."""
+
+    def __init__(
+        self,
+        backend: DeepSpeedBackend,
+        batch_size: int,
+        to_predict: DataLoader[Any],
+        report: Report,
+    ) -> None:
+        self.backend, self.ledger, self.report = backend, backend.ledger, report
+        self.batch_size, self.to_predict = batch_size, to_predict
+        self.reported = 0.0
+        self.weights_sha256 = ""
+        self.predictions: dict[str, np.ndarray] = {}
+
+    @property
+    def clock(self) -> Clock:
+        return self.backend.clock
+
+    @property
+    def compute_seconds(self) -> float:
+        """Training time of this rank, had sending taken none: what a model of the link adds to."""
+        if self.clock.device.type == "cpu":
+            return self.clock.cpu_seconds  # also where ranks take turns on a core
+        sending = self.ledger.seconds["train"] + self.ledger.seconds["exchange"]
+        return self.clock.total - sending
+
+    def on_train_epoch_start(self, trainer: Trainer, algorithm: LightningModule) -> None:
+        # An epoch of Lightning's is what lies between two evaluations.
+        self.backend.release_gathered()
+        self.backend.barrier()
+        self.loss_sum, self.steps = 0.0, 0
+        self.losses: list[torch.Tensor] = []
+        self.ledger.phase = "train"
+        self.clock.enter("data")
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.clock.enter("train")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, algorithm: LightningModule, outputs: Any, *_: Any
+    ) -> None:
+        self.losses.append(outputs["task_loss"])
+        if len(self.losses) == LOSSES:
+            self._add_losses()
+        self.steps += 1
+        if time.monotonic() - self.reported > 0.25:
+            self.reported = time.monotonic()
+            loss = outputs["task_loss"].item()
+            if not math.isfinite(loss):
+                raise Diverged(f"the training loss is {loss} at step {trainer.global_step}")
+            self.report("progress", {"step": trainer.global_step, "train_loss": loss})
+        self.clock.enter("data")
+
+    def _add_losses(self) -> None:
+        if self.losses:
+            self.loss_sum += torch.stack(self.losses).sum().item()
+            self.losses.clear()
+
+    def on_validation_start(self, trainer: Trainer, algorithm: LightningModule) -> None:
+        self.clock.stop()
+        self._add_losses()
+        self.ledger.phase = "evaluation"
+
+    def on_validation_end(self, trainer: Trainer, algorithm: LightningModule) -> None:
+        messages, wire = self.ledger.sent("train", "exchange")
+        seconds, compute_seconds = self._over_ranks(
+            torch.distributed.ReduceOp.MAX, self.clock.total, self.compute_seconds
+        )
+        figures = cast(Algorithm, algorithm).figures()
+        loss, steps, all_steps, *sums = self._over_ranks(
+            torch.distributed.ReduceOp.SUM,
+            self.loss_sum,
+            self.steps,
+            trainer.global_step,
+            wire,
+            messages,
+            *figures.values(),
+        )
+        sent, sent_messages, *means = (total / trainer.world_size for total in sums)
+        # Ranks that do not wait for one another take steps of different numbers.
+        step = round(all_steps / trainer.world_size)
+        loss /= max(steps, 1)
+        if not math.isfinite(loss):
+            raise Diverged(f"the training loss is {loss} at step {step}")
+        self.report(
+            "point",
+            {
+                "step": step,
+                "examples": all_steps * self.batch_size,
+                "train_seconds": seconds,
+                "compute_seconds": compute_seconds,
+                "bytes_sent_per_worker": sent,
+                "messages_per_worker": sent_messages,
+                "train_loss": loss,
+                **{name: value.item() for name, value in trainer.callback_metrics.items()},
+                **dict(zip(figures, means, strict=True)),
+            },
+        )
+
+    def on_train_end(self, trainer: Trainer, algorithm: LightningModule) -> None:
+        self.clock.stop()
+        self.ledger.phase = "end"
+        algorithm = cast(Algorithm, algorithm)
+        with algorithm.as_evaluated():
+            weights = self.backend.weights()
+            self.predictions = self._predict(algorithm)
+        self.weights_sha256 = hashlib.sha256(weights.cpu().numpy().tobytes()).hexdigest()
+
+    @torch.no_grad()
+    def _predict(self, algorithm: Algorithm) -> dict[str, np.ndarray]:
+        """Predictions by the name of who serves them, on as many rows as there is room for."""
+        algorithm.eval()
+        parts: dict[str, list[np.ndarray]] = {}
+        room = 1
+        for batch in self.to_predict:
+            if not room:
+                break
+            batch = self.backend.batch_to_device(batch)
+            for name, predicted in algorithm.predictions(batch).items():
+                kept = parts.setdefault(name, [])
+                a_row = predicted[0].numel()
+                room = max(0, PREDICTED_VALUES // a_row - sum(map(len, kept)))
+                kept.append(predicted[:room].float().cpu().numpy())
+        return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+    def _over_ranks(self, operation: Any, *values: float) -> list[float]:
+        # Straight through torch, not through DeepSpeed: measuring is not the algorithm's traffic.
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.backend.root_device)
+        torch.distributed.all_reduce(tensor, operation)
+        return tensor.tolist()
