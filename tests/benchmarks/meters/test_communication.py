@@ -4,10 +4,10 @@ from io import StringIO
 
 import pandas as pd
 import pytest
-from paceline.benchmarks.trials.display import TerminalDisplay
 from rich.console import Console
 
 from paceline.benchmarks.meters.communication import COSTS, HASH_SIZES, exponent, measure, trials
+from paceline.benchmarks.trials.display import TerminalDisplay
 from paceline.lightning_modules.backend.launch import start_fork_server
 
 
