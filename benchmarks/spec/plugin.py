@@ -5,13 +5,15 @@ import hashlib
 import inspect
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from traceback import extract_tb
 from types import ModuleType
 from typing import Any
+
+from paceline.benchmarks.spec.arguments import from_plain, to_plain
 
 
 class ConfigError(ValueError):
@@ -29,13 +31,16 @@ class Plugin:
     """A class named as `module:Class` or `path/to/file.py:Class`, and the arguments to build it with.
 
     Attributes:
+        arguments: as a YAML states them, plain values only.
         source: the text of the file, of a class in a file. It is what every rank and a later rerun
             run, and part of the trial's identity, whatever becomes of the file.
+        defaults: the text of those defaults that no YAML could state; the constructor fills them in.
     """
 
     name: str
     arguments: dict[str, Any]
     source: str | None = None
+    defaults: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def named(cls, name: str) -> "Plugin":
@@ -51,7 +56,7 @@ class Plugin:
             return cls(name, {})
         path = Path(file).expanduser().resolve()
         try:
-            return cls(f"{path}:{class_name}", {}, path.read_text())
+            return cls(f"{path}:{class_name}", {}, path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or error
             raise ConfigError(f"cannot read {file}: {reason}") from error
@@ -99,8 +104,23 @@ class Plugin:
             )
         return Plugin(f"{self.place}:{found[0]}", {}, self.source)
 
+    def given(self, values: dict[str, Any], place: str) -> "Plugin":
+        """The same class with arguments of the types that its constructor states.
+
+        Raises:
+            ConfigError: an argument cannot be recorded; `place` says where it stands.
+        """
+        plain, defaults, lost = to_plain(self.cls, values)
+        for name, text in lost.items():
+            raise ConfigError(
+                f"{place}.{name}: {text} cannot be recorded; give a number, a text, a list of them, or"
+                " the name of a class or function as `module.name`"
+            )
+        return replace(self, arguments=plain, defaults=defaults)
+
     def build(self, **more: Any) -> Any:
-        return self.cls(**self.arguments, **more)
+        """The object; `more` are arguments that no YAML states."""
+        return self.cls(**from_plain(self.cls, self.arguments), **more)
 
     def line_of(self, error: BaseException) -> str:
         """` (line N)`, the innermost line of this plugin's file that `error` went through."""

@@ -152,8 +152,8 @@ def _benchmark(
         name=values["name"],
         workload=Workload(
             name=workload["name"],
-            data=replace(classes["data"], arguments=workload.get("data", {})),
-            task=replace(classes["task"], arguments=workload.get("task", {})),
+            data=classes["data"].given(workload.get("data") or {}, "workload.data"),
+            task=classes["task"].given(workload.get("task") or {}, "workload.task"),
             target=Target(**workload["target"]),
             budget=budget,
         ),
@@ -197,6 +197,7 @@ def _fields(parser: ArgumentParser) -> list[str]:
 def _refuse_unknown(path: Path, raw: dict[str, Any], parser: ArgumentParser) -> None:
     fields = _fields(parser)
     groups = {field.rsplit(".", i)[0] for field in fields for i in range(1, field.count(".") + 1)}
+    groups |= {"workload.data", "workload.task"}  # whose classes may take no arguments
 
     def walk(section: dict[str, Any], prefix: str) -> None:
         for key, value in section.items():

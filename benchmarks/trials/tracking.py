@@ -237,10 +237,14 @@ def _flat(trial: Trial) -> dict[str, Any]:
     scale = {
         k: getattr(trial, k) for k in ("workers", "batch_size", "zero_stage", "threads", "seed")
     }
-    data = {f"data.{k}": v for k, v in trial.workload.data.arguments.items()}
-    task = {f"task.{k}": v for k, v in trial.workload.task.arguments.items()}
+    workload = {"data": trial.workload.data, "task": trial.workload.task}
+    classes = {
+        f"{part}.{name}": value
+        for part, plugin in workload.items()
+        for name, value in {**plugin.arguments, **plugin.defaults}.items()
+    }
     conditions = {f"partition.{k}": v for k, v in asdict(trial.partition).items()}
     conditions |= {f"fault.{k}": v for k, v in asdict(trial.fault).items()}
     conditions |= {f"budget.{k}": v for k, v in asdict(trial.workload.budget).items()}
     own = {"algorithm": trial.algorithm, **trial.hyper_parameters}
-    return {**own, **scale, **conditions, **task, **data}
+    return {**own, **scale, **conditions, **classes}

@@ -1,0 +1,111 @@
+"""The arguments of a class as plain values, as a YAML states them, and as what its constructor takes."""
+
+import json
+import re
+import warnings
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser
+
+
+def to_plain(
+    cls: Any, values: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:
+    """What a YAML would say to build `cls` with `values`: paths, classes, enums and sets as text.
+
+    Plain values can be recorded, compared and sent to ranks that have not loaded the class yet.
+
+    Args:
+        cls: the class.
+        values: arguments of it, of the types that its constructor states.
+
+    Returns:
+        The plain values, which `from_plain` turns back into `values`; then, as text, the defaults that
+        have no plain value and are left to the constructor, and the arguments that were given and have
+        none.
+    """
+    plain, left, lost = {}, {}, {}
+    for name, value in values.items():
+        if _is_plain(value):
+            plain[name] = value
+            continue
+        parser = _parser(cls, {name})
+        dumped = _dumped(parser, name, value)
+        try:
+            same = _parsed(parser, {name: dumped}).as_dict().get(name) == value
+        except Exception:  # whatever the parser makes of a text that is no value
+            same = False
+        if same:
+            plain[name] = dumped
+        elif value == parser.get_defaults().as_dict()["it"].get(name):
+            left[name] = _text(value)
+        else:
+            lost[name] = _text(value)
+    return plain, left, lost
+
+
+def from_plain(cls: Any, plain: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that `to_plain` has made plain, of the types that the constructor states."""
+    if not plain:
+        return {}
+    parser = _parser(cls, set(plain))
+    built = parser.instantiate(parser.parse_object({"it": plain}))["it"]
+    return {name: built[name] for name in plain}
+
+
+def _is_plain(value: Any) -> bool:
+    if type(value) is str:
+        return _reads_as_itself(value)
+    if type(value) is list:
+        return all(map(_is_plain, value))
+    if type(value) is dict:
+        return all(type(key) is str and _is_plain(part) for key, part in value.items())
+    return type(value) in (int, float, bool, type(None))
+
+
+def _reads_as_itself(text: str) -> bool:
+    """Whether YAML takes a text for text, and not for a number or nothing."""
+    try:
+        return bool(yaml.safe_load(text) == text)
+    except yaml.YAMLError:
+        return False
+
+
+def _parser(cls: Any, names: set[str]) -> ArgumentParser:
+    """A parser of the given arguments of a class."""
+    whole = ArgumentParser(exit_on_error=False)
+    places = whole.add_class_arguments(cls, "it", fail_untyped=False, instantiate=False)
+    others = {place.split(".")[1] for place in places} - names
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, "it", skip=others, fail_untyped=False, instantiate=False)
+    return parser
+
+
+def _parsed(parser: ArgumentParser, plain: dict[str, Any]) -> Any:
+    return parser.parse_object({"it": plain})["it"]
+
+
+def _dumped(parser: ArgumentParser, name: str, value: Any) -> Any:
+    namespace = parser.get_defaults()
+    namespace[f"it.{name}"] = _in_order(value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it has no text, which the caller finds out
+        dumped = parser.dump(namespace, format="json", skip_validation=True)
+    return json.loads(dumped)["it"].get(name)
+
+
+def _in_order(value: Any) -> Any:
+    """Sets as sorted lists: their own order differs between processes."""
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=repr)
+    if isinstance(value, dict):
+        return {key: _in_order(part) for key, part in value.items()}
+    return value
+
+
+def _text(value: Any) -> str:
+    """A name for a value that is the same in every process."""
+    if hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
