@@ -8,10 +8,11 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from rich.table import Table
 
+from paceline.benchmarks.trials.addresses import masked
 from paceline.benchmarks.trials.display import console
 from paceline.home import home
 
@@ -30,10 +31,11 @@ def run(options: argparse.Namespace) -> int:
     from paceline.benchmarks.trials.store import open_store
     from paceline.lightning_modules.backend.launch import interruptible
 
+    report = _report_file(options.report, benchmark.name)
     client = open_store(options.store)
     with interruptible(), TerminalDisplay(console) as display:
         failed = run_benchmark(benchmark, client, display).failed
-    _conclude(client, benchmark.name, options, failed)
+    _conclude(client, benchmark.name, options.link, report, failed)
     return 1 if failed else 0
 
 
@@ -46,18 +48,20 @@ def sweep(options: argparse.Namespace) -> int:
     from paceline.benchmarks.trials.store import open_store
     from paceline.lightning_modules.backend.launch import interruptible
 
+    report = _report_file(options.report, f"{benchmark.name}-sweep")
     client = open_store(options.store)
     studies = Studies(options.studies, options.heartbeat)
     with interruptible(), TerminalDisplay(console) as display:
         missing = sweep_benchmark(
             benchmark, client, studies, options.link, display, options.share_machine
         )
-    _conclude(client, f"{benchmark.name}-sweep", options, missing)
+    _conclude(client, f"{benchmark.name}-sweep", options.link, report, missing)
     return 1 if missing else 0
 
 
 def _benchmark(options: argparse.Namespace) -> "Benchmark":
     """What is named on the command line, with what it overrides; its ranks can be started."""
+    from paceline.benchmarks.spec.arguments import reads_as_itself
     from paceline.benchmarks.spec.reading import load_benchmark, load_workload
     from paceline.benchmarks.spec.shipped import find_benchmark
     from paceline.lightning_modules.backend.launch import start_fork_server
@@ -69,7 +73,8 @@ def _benchmark(options: argparse.Namespace) -> "Benchmark":
     )  # imports there while this process imports here
     overrides = list(options.overrides)
     if options.data:
-        overrides.append(f"--workload.data.path={options.data}")
+        path = options.data if reads_as_itself(options.data) else os.path.join(".", options.data)
+        overrides.append(f"--workload.data.path={path}")
     if options.on_bad_rows:
         overrides.append(f"--workload.data.on_bad_rows={options.on_bad_rows}")
     if options.workload:
@@ -77,14 +82,15 @@ def _benchmark(options: argparse.Namespace) -> "Benchmark":
     return load_benchmark(options.name, overrides)
 
 
-def _conclude(client: "MlflowClient", name: str, options: argparse.Namespace, failed: int) -> None:
+def _conclude(client: "MlflowClient", name: str, link: str, report: Path, failed: int) -> None:
     """Shows what a run or a sweep has given and writes its report."""
     from paceline.benchmarks.cli.tables import table
     from paceline.reports.measures.results import load
 
-    results = load(client, name, options.link)
+    results = load(client, name, link)
     console.print(table(results))
-    console.print(f"report: {_write_report(client, results, options.report)}", soft_wrap=True)
+    _write_report(client, results, report)
+    console.print(f"report: {report}", soft_wrap=True)
     if failed:
         console.print(f"failed trials: {failed}; the same command tries them again")
 
@@ -129,24 +135,43 @@ def report(options: argparse.Namespace) -> int:
     from paceline.benchmarks.trials.store import open_store
     from paceline.reports.measures.results import load
 
+    name = _name(options.name)
+    file = _report_file(options.report, name)
     client = open_store(options.store, create=False)
-    results = load(client, _name(options.name), options.link)
-    print(_write_report(client, results, options.report))
+    _write_report(client, load(client, name, options.link), file)
+    print(file)
     return 0
 
 
-def _write_report(client: "MlflowClient", results: "Results", path: str | None) -> Path:
+def _report_file(path: str | None, name: str) -> Path:
+    """Where the report of a benchmark goes; its folder is there and can be written to.
+
+    Raises:
+        ConfigError: `path` is no file that ends in `.pdf`.
+        OSError: the folder cannot be made or written to.
+    """
+    from paceline.benchmarks.spec.plugin import ConfigError
+
+    file = Path(path).expanduser() if path else home() / "reports" / "output" / f"{name}.pdf"
+    if file.is_dir():
+        raise ConfigError(f"--report={path} is a folder; write --report={file / f'{name}.pdf'}")
+    if file.suffix.lower() != ".pdf":
+        raise ConfigError(f"--report={path} does not end in .pdf; write --report={path}.pdf")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(file.parent, os.W_OK):
+        raise PermissionError(f"cannot write to {file.parent}; set --report or PACELINE_HOME")
+    return file
+
+
+def _write_report(client: "MlflowClient", results: "Results", file: Path) -> None:
     from paceline.benchmarks.trials.store import attach
     from paceline.reports import pdf
     from paceline.reports.figures import catalogue, tuning
 
-    pdf_name = f"{results.benchmark['name']}.pdf"
-    file = Path(path) if path else home() / "reports" / "output" / pdf_name
     attach(client, results.run_id, pdf.write(results, file))
     for run_id, own in tuning.by_study(results).items():
         for name, figure in pdf.draw(own, catalogue.OF_A_SWEEP)[0].items():
             client.log_text(run_id, figure.decode(), f"report/{name}.svg")
-    return file
 
 
 def download(options: argparse.Namespace) -> int:
@@ -198,12 +223,24 @@ def ui(options: argparse.Namespace) -> int:
     from paceline.benchmarks.trials.store import open_store
 
     uri = open_store(options.store).tracking_uri
-    server = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
-    server += ["--host", "127.0.0.1", "--port", str(options.port), "--workers", "1"]
-    # Jobs are for evaluating language models; without them the server starts in half the time.
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    print(f"MLflow: http://127.0.0.1:{options.port}  (Ctrl-C ends it)", flush=True)
-    os.execve(sys.executable, server, environment)  # so that a signal ends the server itself
+    if not uri.startswith("http"):
+        _serve(uri, options.port)
+    print(f"MLflow: {masked(uri)}  (a server that runs already; open it in a browser)")
+    return 0
+
+
+def _serve(uri: str, port: int) -> NoReturn:
+    """Becomes MLflow's server, so that a signal ends the server itself."""
+    server = [sys.executable, "-m", "mlflow", "server"]
+    server += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    environment = os.environ | {
+        # Jobs are for evaluating language models; without them it starts in half the time.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        # Not among the arguments, which every user of the machine can read: it may hold a password.
+        "MLFLOW_BACKEND_STORE_URI": uri,
+    }
+    print(f"MLflow: http://127.0.0.1:{port}  (Ctrl-C ends it)", flush=True)
+    os.execve(sys.executable, server, environment)
 
 
 def dashboard(options: argparse.Namespace) -> int:

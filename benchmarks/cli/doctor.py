@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed
 
+from paceline.benchmarks.trials.addresses import masked
 from paceline.benchmarks.trials.environment import hardware, versions
 from paceline.benchmarks.trials.store import open_store
 from paceline.home import home
@@ -26,7 +27,8 @@ def run_checks(uri: str) -> Iterator[tuple[str, str, str | None]]:
         try:
             yield name, *check()
         except Exception as error:  # a check that cannot run has found a problem
-            yield name, f"{type(error).__name__}: {str(error).splitlines()[0]}", "see the message"
+            lines = str(error).splitlines() or [""]
+            yield name, masked(f"{type(error).__name__}: {lines[0]}"), "see the message"
 
 
 def _versions() -> tuple[str, str | None]:
@@ -58,7 +60,7 @@ def _ranks() -> tuple[str, str | None]:
 
 def _store(uri: str) -> tuple[str, str | None]:
     experiments = open_store(uri).search_experiments()
-    return f"experiments: {len(experiments)}, in MLflow's store {uri}", None
+    return f"experiments: {len(experiments)}, in MLflow's store {masked(uri)}", None
 
 
 def _disk() -> tuple[str, str | None]:

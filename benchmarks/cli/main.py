@@ -1,13 +1,16 @@
 """The command line, `paceline COMMAND`; `--help` lists the commands."""
 
 import argparse
+import io
 import logging
 import os
 import sys
+import traceback
 
 from rich.console import Console
 
 from paceline.benchmarks.cli import commands
+from paceline.benchmarks.trials.addresses import masked
 from paceline.home import default_store, default_studies
 from paceline.reports.measures.link import DEFAULT, PRESETS
 
@@ -108,7 +111,11 @@ def parser() -> argparse.ArgumentParser:
     rerun = verbs.add_parser(
         "rerun", help="repeat a recorded trial and say what came out equal and what did not"
     )
-    rerun.add_argument("run_id", help="of a finished trial: the last column of `results`")
+    rerun.add_argument(
+        "run_id",
+        help="of a finished trial: its id, or as much of it as no other has, as the column `run` of"
+        " `results` and of the report shows it",
+    )
     rerun.set_defaults(command=commands.rerun)
 
     results = verbs.add_parser("results", help="one row a trial of a benchmark")
@@ -166,6 +173,9 @@ def main(arguments: list[str] | None = None) -> int:
     if overrides and options.verb not in ("run", "sweep", "measure"):
         root.error(f"unknown option {overrides[0]}")
     options.overrides = overrides
+    for stream in (sys.stdout, sys.stderr):  # a terminal may lack a character that a table has
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         return int(options.command(options))
     except BrokenPipeError:  # whoever read our output, `head` say, has seen enough
@@ -175,8 +185,9 @@ def main(arguments: list[str] | None = None) -> int:
         message, status = "interrupted; the same command goes on where this one stopped", 130
     except Exception as error:
         if not _is_mistake(error):
-            raise
-        message, status = f"error: {error}", 2
+            print(masked(traceback.format_exc()), end="", file=sys.stderr)
+            return 1
+        message, status = masked(f"error: {error}"), 2
     Console(stderr=True).print(message, highlight=False, markup=False, soft_wrap=True)
     return status
 

@@ -3,11 +3,14 @@
 from typing import TYPE_CHECKING
 
 from rich.table import Table
+from rich.text import Text
 
 from paceline.reports.measures.results import Results
 
 if TYPE_CHECKING:  # what a table of results need not wait for
     from paceline.benchmarks.trials.rerun import Rerun
+
+RUN_DIGITS = 8  # of a run's id, as in the report; `rerun` takes them
 
 
 def comparison(rerun: "Rerun") -> Table:
@@ -19,7 +22,7 @@ def comparison(rerun: "Rerun") -> Table:
         shown = [f"{v:.10g}" if isinstance(v, float) else str(v)[:16] for v in (recorded, now)]
         grid.add_row(name, *shown, "equal" if recorded == now else "differs")
     for name, (recorded, now) in rerun.causes.items():
-        grid.add_row(f"[dim]{name}[/dim]", str(recorded), str(now), "may be why")
+        grid.add_row(Text(name, style="dim"), str(recorded), str(now), "may be why")
     return grid
 
 
@@ -37,6 +40,7 @@ def table(results: Results) -> Table:
         "bytes_sent_per_worker": "MB sent/worker",
         "final_loss": f"final {results.benchmark['loss_name']}",
         "final_metric": f"final {results.benchmark['metric_name']}",
+        "run_id": "run",
     }
     formats = {
         "steps_to_target": "{:,.0f}",
@@ -54,6 +58,8 @@ def table(results: Results) -> Table:
         cells = []
         for column in shown:
             value = row[column]
+            if column == "run_id" and isinstance(value, str):
+                value = value[:RUN_DIGITS]
             if column == "bytes_sent_per_worker":
                 value = value / 1e6
                 cells.append("–" if value != value else f"{value:,.1f}")

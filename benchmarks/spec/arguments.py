@@ -56,7 +56,7 @@ def from_plain(cls: Any, plain: dict[str, Any]) -> dict[str, Any]:
 
 def _is_plain(value: Any) -> bool:
     if type(value) is str:
-        return _reads_as_itself(value)
+        return reads_as_itself(value)
     if type(value) is list:
         return all(map(_is_plain, value))
     if type(value) is dict:
@@ -64,7 +64,7 @@ def _is_plain(value: Any) -> bool:
     return type(value) in (int, float, bool, type(None))
 
 
-def _reads_as_itself(text: str) -> bool:
+def reads_as_itself(text: str) -> bool:
     """Whether YAML takes a text for text, and not for a number or nothing."""
     try:
         return bool(yaml.safe_load(text) == text)

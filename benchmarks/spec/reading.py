@@ -9,6 +9,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from pytorch_lightning import LightningDataModule
 
 from paceline.benchmarks.spec.benchmark import Benchmark, Workload
+from paceline.benchmarks.spec.labels import Labels, check_file_name
 from paceline.benchmarks.spec.plugin import ConfigError, Plugin, nearest
 from paceline.benchmarks.spec.settings import Budget, Fault, Scale, Sweep, Target
 from paceline.benchmarks.spec.shipped import find_benchmark, read_yaml
@@ -63,20 +64,29 @@ def load_workload(task: str, overrides: list[str]) -> Benchmark:
 
 
 def _load(path: Path, raw: dict[str, Any], overrides: list[str]) -> Benchmark:
-    parser, classes, algorithms = _parser(path, raw)
-    _refuse_unknown(path, raw, parser)
+    stated = _mapping(path, "algorithms", raw.get("algorithms") or {})
+    labels = Labels.of(stated, f"{path}: algorithms")
+    raw = raw | {"algorithms": {labels.keys[label]: entry for label, entry in stated.items()}}
+    overrides = [labels.override(option) for option in overrides]
+    where = f"{path}: "
     try:
-        where = f"{path}: "
+        parser, classes, algorithms = _parser(path, raw, labels)
+        _refuse_unknown(path, raw, parser)
         namespace = parser.parse_object(raw)
         where = ""
         namespace = parser.parse_args(overrides, namespace=namespace)
+    except ConfigError as error:
+        raise ConfigError(labels.message(str(error))) from error
     except (ArgumentError, TypeError, ValueError) as error:
-        raise ConfigError(where + _readable(str(error), parser)) from error
-    return _benchmark(path, namespace.as_dict(), classes, algorithms)
+        raise ConfigError(where + labels.message(_readable(str(error), parser))) from error
+    values = namespace.as_dict()
+    entries = values.get("algorithms", {})
+    values["algorithms"] = {label: entries[key] for label, key in labels.keys.items()}
+    return _benchmark(path, values, classes, algorithms)
 
 
 def _parser(
-    path: Path, raw: dict[str, Any]
+    path: Path, raw: dict[str, Any], labels: Labels
 ) -> tuple[ArgumentParser, dict[str, Plugin], dict[str, str]]:
     """A parser of every field that this benchmark may have, by the classes that it names.
 
@@ -109,19 +119,20 @@ def _parser(
     parser.add_class_arguments(Fault, "fault")
     parser.add_class_arguments(Sweep, "sweep")
     known, algorithms = find_algorithms(), {}
-    for label, entry in _mapping(path, "algorithms", raw.get("algorithms") or {}).items():
-        entry = raw["algorithms"][label] = _mapping(path, f"algorithms.{label}", entry or {}).copy()
+    for label, key in labels.keys.items():
+        entry = _mapping(path, f"algorithms.{key}", raw["algorithms"][key] or {}).copy()
+        raw["algorithms"][key] = entry
         algorithms[label] = algorithm = entry.pop("algorithm", label)
         if algorithm not in known:
             raise ConfigError(
                 f"{path}: no algorithm {algorithm!r}{nearest(algorithm, list(known))};"
                 f" there are {', '.join(known)}"
             )
-        parser.add_class_arguments(known[algorithm], f"algorithms.{label}", skip={"task"})
-        parser.add_argument(f"--algorithms.{label}.workers", type=list[int] | None, default=None)
+        parser.add_class_arguments(known[algorithm], f"algorithms.{key}", skip={"task"})
+        parser.add_argument(f"--algorithms.{key}.workers", type=list[int] | None, default=None)
         for own in (Partition, Budget):
             for name, kind in get_type_hints(own).items():
-                place = f"--algorithms.{label}.{own.__name__.lower()}.{name}"
+                place = f"--algorithms.{key}.{own.__name__.lower()}.{name}"
                 parser.add_argument(place, type=kind | None, default=None)
     return parser, {"data": data, "task": task}, algorithms
 
@@ -148,6 +159,7 @@ def _benchmark(
         sweep = Sweep(**values["sweep"])
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
+    check_file_name(values["name"], f"{path}: name")
     benchmark = Benchmark(
         name=values["name"],
         workload=Workload(
@@ -182,9 +194,15 @@ def _check_positive(path: Path, benchmark: Benchmark) -> None:
         **{f"{place}.{k}": v for place, own in budgets.items() for k, v in asdict(own).items()},
         "scale.batch_size": scale.batch_size,
         "scale.threads": scale.threads,
-        "scale.workers": min(scale.workers, default=0),
         "seeds (how many)": len(benchmark.seeds),
     }
+    lists = {"scale.workers": scale.workers}
+    lists |= {f"algorithms.{k}.workers": v["workers"] for k, v in benchmark.algorithms.items()}
+    lists |= {f"sweep.{k}": getattr(benchmark.sweep, k) for k in ("workers", "batch_sizes")}
+    for place, numbers in lists.items():
+        if numbers == []:
+            raise ConfigError(f"{path}: {place} is empty; give at least one number")
+        quantities[place] = min(numbers or [1])
     for place, value in quantities.items():
         if not value > 0:
             raise ConfigError(f"{path}: {place} must be positive, not {value}")

@@ -111,6 +111,8 @@ class Sweep:
     def __post_init__(self) -> None:
         if self.trials < 1 or not self.objectives or not self.tuning_seeds or not self.seeds:
             raise ValueError("sweep: trials, objectives, tuning_seeds and seeds must not be empty")
+        if not set(self.zero_stages or ()) <= {0, 1, 2, 3}:
+            raise ValueError(f"sweep.zero_stages: {self.zero_stages} must be among 0, 1, 2 and 3")
         if shared := sorted(set(self.tuning_seeds) & set(self.seeds)):
             raise ValueError(f"sweep.seeds: {shared} are tuned on; retrains need fresh seeds")
         if "churn" in self.objectives and len(self.tuning_seeds) < 2:

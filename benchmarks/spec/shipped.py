@@ -9,6 +9,24 @@ from paceline.benchmarks.spec.plugin import ConfigError, nearest
 from paceline.home import PACKAGE
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a mapping that holds a key twice, of which YAML's own loader keeps the last."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[Any, int] = {}
+        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.value == "<<":
+                continue
+            key, line = (key_node.tag, key_node.value), key_node.start_mark.line + 1
+            if key in lines:
+                first = lines[key]
+                raise yaml.YAMLError(
+                    f"{key_node.value!r} stands twice, in lines {first} and {line}"
+                )
+            lines[key] = line
+        return super().construct_mapping(node, deep)
+
+
 def shipped() -> dict[str, Path]:
     """The benchmarks shipped with Paceline, by name."""
     return {path.stem: path for path in sorted(PACKAGE.glob("benchmarks/*.yaml"))}
@@ -36,7 +54,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: the file cannot be read or is no mapping.
     """
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):

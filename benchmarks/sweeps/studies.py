@@ -25,6 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from paceline.benchmarks.spec.settings import Pruner, Sampler
+from paceline.benchmarks.trials.addresses import masked
 from paceline.benchmarks.trials.environment import is_gone, this_process
 from paceline.benchmarks.trials.store import StoreError
 from paceline.lightning_modules.backend.search import Choice, Dimension, Integer, Real
@@ -62,7 +63,9 @@ class Studies:
         lasting = {"pool_pre_ping": True}
         self._server: sqlalchemy.Engine | None = None
         if "://" in uri and not uri.startswith(("postgresql", "sqlite:///")):
-            raise StoreError(f"studies are kept in a file, sqlite or PostgreSQL, not in {uri}")
+            raise StoreError(
+                f"studies are kept in a file, sqlite or PostgreSQL, not in {masked(uri)}"
+            )
         file = Path(uri.removeprefix("sqlite:///"))
         self._lock_file = file.with_name(f"{file.name}.handing_out")
         try:
@@ -81,8 +84,8 @@ class Studies:
                 else:
                     self.storage = JournalStorage(JournalFileBackend(uri))
         except (OSError, SQLAlchemyError, ModuleNotFoundError) as error:
-            reason = str(error).splitlines()[0]
-            raise StoreError(f"the studies in {uri} cannot be opened: {reason}") from error
+            reason = masked((str(error).splitlines() or [type(error).__name__])[0])
+            raise StoreError(f"the studies in {masked(uri)} cannot be opened: {reason}") from error
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -48,7 +48,7 @@ from paceline.benchmarks.trials.runner import (
     run_trial,
 )
 from paceline.benchmarks.trials.store import is_connection_lost
-from paceline.benchmarks.trials.tracking import BenchmarkRun
+from paceline.benchmarks.trials.tracking import BenchmarkRun, check_experiment
 from paceline.reports.measures.link import PRESETS
 
 POLL_S = 0.5
@@ -77,9 +77,16 @@ def sweep(
     Returns:
         how many retrains are missing because they failed or nothing was found to retrain.
     """
+    check_experiment(client, f"{benchmark.name}-sweep")
     planned, left_out = plans(benchmark)
     for text in left_out:
         display.note(f"left out: {text}")
+    if not getattr(benchmark.workload.task.cls, "search_space", {}):
+        task = benchmark.workload.task
+        display.note(
+            f"{task} states no search_space: its own settings, such as the learning rate, stay as they"
+            " are, and only what the algorithms state is tuned"
+        )
     about = prepare([plan.trial({}, seed=0) for plan in planned], display)
     facts = dict(about["facts"])
     if "modelled_time_to_target_s" in benchmark.sweep.objectives:

@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 # Where the output goes to a file or a pipe, a table still has room for its columns.
-console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
+# Names may hold brackets, which are no markup.
+console = Console(width=None if sys.stdout.isatty() else 150, highlight=False, markup=False)
 
 
 class TerminalDisplay:
@@ -16,9 +17,11 @@ class TerminalDisplay:
     def __init__(self, console: Console) -> None:
         self.console = console
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} steps  {task.fields[loss]}"),
+            TextColumn(
+                "{task.completed:.0f}/{task.total:.0f} steps  {task.fields[loss]}", markup=False
+            ),
             TimeRemainingColumn(),
             console=console,
             transient=True,
@@ -39,14 +42,14 @@ class TerminalDisplay:
         self._progress.stop()
 
     def note(self, text: str) -> None:
-        self.console.print(text, highlight=False)
+        self.console.print(text)
 
     def trial(self, title: str, index: int, total: int) -> None:
         title = f"[{index + 1}/{total}] {title}"
         if self.console.is_terminal:
             self._task = self._progress.add_task(title, total=1, loss="")
         else:
-            self.console.print(f"{title} ...", highlight=False, markup=False)
+            self.console.print(f"{title} ...")
 
     def progress(self, step: int, steps: int, loss: float | None) -> None:
         if self._task is not None:
@@ -57,4 +60,4 @@ class TerminalDisplay:
         if self._task is not None:
             self._progress.remove_task(self._task)
             self._task = None
-        self.console.print(f"{title}: {outcome}", highlight=False, markup=False)
+        self.console.print(f"{title}: {outcome}")

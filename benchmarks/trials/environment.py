@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import torch
 
+from paceline.benchmarks.trials.cgroups import cpu_quota, memory_limit
 from paceline.home import PACKAGE
 
 PACKAGES = ("torch", "pytorch-lightning", "deepspeed", "torchmetrics", "numpy", "mlflow")
@@ -65,8 +66,15 @@ def is_gone(process: str) -> bool:
 
 
 def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """The cores that this process may use: those that it is bound to, within its container's quota."""
+    bound, quota = len(os.sched_getaffinity(0)), cpu_quota()
+    return bound if quota is None else min(bound, max(1, int(quota)))
+
+
+def memory_bytes() -> int:
+    """The memory that this process may use: the machine's, within its container's limit."""
+    whole, limit = int(psutil.virtual_memory().total), memory_limit()
+    return whole if limit is None else min(whole, limit)
 
 
 @cache
@@ -75,7 +83,7 @@ def hardware() -> dict[str, Any]:
     return {
         "cpu": _cpu_model(),
         "cores": cores(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+        "memory_gib": round(memory_bytes() / 2**30),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "system": f"{platform.system()} {platform.machine()}",
     }

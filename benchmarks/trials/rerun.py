@@ -1,5 +1,6 @@
 """Repeats a recorded trial from its record alone and says what came out equal."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -52,10 +53,13 @@ class Rerun:
 def rerun(client: MlflowClient, run_id: str, display: Display) -> Rerun:
     """Runs the trial of run `run_id` once more; the verdict becomes a tag of that run.
 
+    `run_id` may be the beginning of an id, where no other trial has the same.
+
     Raises:
         CannotRerun: there is no such trial, or it did not finish.
         RankFailed: the repetition failed.
     """
+    run_id = _whole_id(client, run_id)
     record = _record(client, run_id)
     trial = Trial.from_record(record["trial"])
     data = prepared([trial])
@@ -73,6 +77,19 @@ def rerun(client: MlflowClient, run_id: str, display: Display) -> Rerun:
     outcome = Rerun(run_id, figures, _causes(trial, record["facts"], facts(data_fingerprint(data))))
     client.set_tag(run_id, RERUN, outcome.verdict)
     return outcome
+
+
+def _whole_id(client: MlflowClient, beginning: str) -> str:
+    """The id of the one trial whose id begins so."""
+    if not re.fullmatch("[0-9a-f]+", beginning):
+        raise CannotRerun(f"{beginning!r} is no run's id; `results` shows them")
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    chosen = f"attributes.run_id LIKE '{beginning}%' AND tags.`{KIND}` = 'trial'"
+    found = [run.info.run_id for run in client.search_runs(experiments, chosen, max_results=9)]
+    if len(found) > 1:
+        shown = ", ".join(sorted(found))
+        raise CannotRerun(f"{len(found)} trials have ids that begin with {beginning}: {shown}")
+    return str(found[0]) if found else beginning
 
 
 def _record(client: MlflowClient, run_id: str) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from paceline.benchmarks.spec.benchmark import Benchmark, Trial
 from paceline.benchmarks.spec.suitable import data_fingerprint, description, prepared
 from paceline.benchmarks.trials.environment import facts, revision
-from paceline.benchmarks.trials.tracking import BenchmarkRun
+from paceline.benchmarks.trials.room import check_room
+from paceline.benchmarks.trials.tracking import BenchmarkRun, check_experiment
 from paceline.lightning_modules.backend.launch import RankFailed, Ranks
 from paceline.reports.measures.scoring import score
 
@@ -84,7 +85,12 @@ def prepare(trials: Sequence[Trial], display: Display) -> dict[str, Any]:
     """Makes the data of trials on one workload ready; returns what their records have in common.
 
     `facts` are those of a trial's identity, `environment` and `data` what they were run on.
+
+    Raises:
+        ConfigError: they cannot run on this machine, or their classes do not fit.
+        DataError: the data cannot be used.
     """
+    check_room(trials)
     display.note(f"preparing the data of {trials[0].workload.name}")
     data = prepared(trials)
     known = facts(data_fingerprint(data))
@@ -105,6 +111,7 @@ def run(benchmark: Benchmark, client: MlflowClient, display: Display) -> Outcome
     Raises:
         KeyboardInterrupt: after the trial at hand has been ended and recorded as KILLED.
     """
+    check_experiment(client, benchmark.name)
     planned = benchmark.trials()
     for reason in benchmark.left_out().values():
         display.note(f"left out: {reason}")

@@ -1,16 +1,26 @@
 """Opens MLflow's store, adds to a run that is there, and outlasts a restart of the database."""
 
+import os
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy
 from filelock import FileLock
+from mlflow.environment_variables import (
+    MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR,
+    MLFLOW_HTTP_REQUEST_MAX_RETRIES,
+    MLFLOW_HTTP_REQUEST_TIMEOUT,
+)
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from paceline.benchmarks.trials.addresses import masked
+
+OPENING_S = 5  # in which a server has to answer the first request
 PATIENCE_S = 60.0  # for which a database that was there may be away
 _connected: set[str] = set()
 
@@ -33,17 +43,51 @@ def open_store(uri: str, create: bool = True) -> MlflowClient:
         StoreError: there is no store, or it cannot be opened.
     """
     scheme, _, file = uri.partition(":///")
+    file = file.partition("?")[0]
     if scheme == "sqlite" and not create and not Path(file).exists():
-        raise StoreError(f"no store at {uri}: no benchmark has been run into it yet")
+        raise StoreError(f"no store at {masked(uri)}: no benchmark has been run into it yet")
     lock = FileLock(f"{file}.lock") if scheme == "sqlite" else nullcontext()
     try:
-        with lock:
+        with lock, _impatient():
+            if uri.startswith("postgresql"):
+                # Where nobody answers, MLflow would try for minutes.
+                once = sqlalchemy.create_engine(uri, connect_args={"connect_timeout": OPENING_S})
+                once.connect().close()
+                once.dispose()
             client = MlflowClient(uri)
             client.search_experiments(max_results=1)
     except (MlflowException, ModuleNotFoundError, SQLAlchemyError) as error:
-        reason = str(error).splitlines()[0]
-        raise StoreError(f"MLflow cannot open the store {uri}: {reason}") from error
+        reason = masked(_reason(error))
+        raise StoreError(f"MLflow cannot open the store {masked(uri)}: {reason}") from error
     return client
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, in a few words: the innermost cause of a request that was not answered."""
+    if "Max retries exceeded" in str(error) or "timed out" in str(error):
+        return "no server answers there; start it, or correct MLFLOW_TRACKING_URI or --store"
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """Has MLflow ask a server once, where it would otherwise wait and ask for minutes."""
+    hurried = {
+        MLFLOW_HTTP_REQUEST_MAX_RETRIES: 0,
+        MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR: 0,
+        MLFLOW_HTTP_REQUEST_TIMEOUT: OPENING_S,
+    }
+    before = {variable.name: os.environ.get(variable.name) for variable in hurried}
+    for variable, value in hurried.items():
+        variable.set(value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def attach(client: MlflowClient, run_id: str, paths: list[Path]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
@@ -21,7 +22,9 @@ from mlflow.utils.mlflow_tags import (
 from numpy.typing import NDArray
 
 from paceline.benchmarks.spec.benchmark import Benchmark, Trial
+from paceline.benchmarks.trials.addresses import masked
 from paceline.benchmarks.trials.environment import is_gone, this_process
+from paceline.benchmarks.trials.store import StoreError
 from paceline.home import home
 from paceline.reports.measures.results import (
     BENCHMARK_FILE,
@@ -39,6 +42,16 @@ from paceline.reports.measures.results import (
 from paceline.reports.measures.scoring import CURVE
 
 PARAMETERS_A_REQUEST, VALUE_LIMIT, TAG_LIMIT, DIGEST_LIMIT = 100, 6000, 5000, 36
+
+
+def check_experiment(client: MlflowClient, name: str) -> None:
+    """Raises `StoreError` where the experiment of a benchmark of that name takes no runs."""
+    found = client.get_experiment_by_name(name)
+    if found is not None and found.lifecycle_stage == "deleted":
+        raise StoreError(
+            f"the experiment {name!r} has been deleted in MLflow; bring it back with"
+            f" `mlflow experiments restore --experiment-id {found.experiment_id}`, or give another --name"
+        )
 
 
 class BenchmarkRun:
@@ -83,7 +96,7 @@ class BenchmarkRun:
         scheme, _, file = self.client.tracking_uri.partition(":///")
         folder = (Path(file).resolve().parent if scheme == "sqlite" else home()) / "mlartifacts"
         root = os.environ.get("PACELINE_ARTIFACTS") or folder.as_uri()
-        location = None if scheme.startswith("http") else f"{root}/{name}"
+        location = None if scheme.startswith("http") else f"{root}/{quote(name)}"
         # The page then opens on training runs, not on traces of language models.
         tags = {"mlflow.experimentKind": "custom_model_development"}
         return str(self.client.create_experiment(name, location, tags))
@@ -91,9 +104,12 @@ class BenchmarkRun:
     def _abandon_stale(self) -> None:
         """Closes the runs of processes that are gone."""
         for run in self.client.search_runs([self.experiment_id], "attributes.status = 'RUNNING'"):
-            if not is_gone(run.data.tags[PROCESS]):
+            process = run.data.tags.get(PROCESS)
+            if process is None or not is_gone(
+                process
+            ):  # somebody else's run, or a living process's
                 continue
-            if run.data.tags[KIND] in ("trial", "tuning"):
+            if run.data.tags.get(KIND) in ("trial", "tuning"):
                 self.fail(run.info.run_id, "interrupted: the process that ran it is gone", "KILLED")
             else:
                 self.client.set_terminated(run.info.run_id, "KILLED")
@@ -137,9 +153,10 @@ class BenchmarkRun:
 
     def nested(self, study: str, title: str) -> str:
         """The run of a study, made where there is none; its trials are nested in it."""
-        found = search(self.client, self.name, paceline__study=study)
-        if found:
-            return str(found[0].info.run_id)
+        # Compared here: a filter of MLflow cannot hold every name.
+        for run in search(self.client, self.name, paceline__kind="study"):
+            if run.data.tags.get(STUDY) == study:
+                return str(run.info.run_id)
         tags = {KIND: "study", STUDY: study, MLFLOW_RUN_NAME: title}
         return self._create(tags | {MLFLOW_PARENT_RUN_ID: self.run_id})
 
@@ -165,7 +182,7 @@ class BenchmarkRun:
             "data": str(data["name"]),
         }
         run_id = self._create(tags)
-        parameters = [Param(k, str(v)[:VALUE_LIMIT]) for k, v in _flat(trial).items()]
+        parameters = [Param(k, masked(str(v))[:VALUE_LIMIT]) for k, v in _flat(trial).items()]
         for i in range(0, len(parameters), PARAMETERS_A_REQUEST):
             self.client.log_batch(run_id, params=parameters[i : i + PARAMETERS_A_REQUEST])
         self.client.log_inputs(run_id, [_dataset(trial, data)])
@@ -204,9 +221,9 @@ class BenchmarkRun:
         self, run_id: str, reason: str, status: str = "FAILED", details: str | None = None
     ) -> None:
         """Ends a trial with its reason; `details`, a traceback or a log, becomes an artifact."""
-        self.client.log_batch(run_id, tags=[RunTag(FAILURE, reason[:TAG_LIMIT])])
+        self.client.log_batch(run_id, tags=[RunTag(FAILURE, masked(reason)[:TAG_LIMIT])])
         if details:
-            self.client.log_text(run_id, details, "failure.txt")
+            self.client.log_text(run_id, masked(details), "failure.txt")
         self.client.set_terminated(run_id, status)
 
 
@@ -226,7 +243,7 @@ def _dataset(trial: Trial, data: dict[str, Any]) -> DatasetInput:
         name=str(data["name"]),
         digest=data["fingerprint"][:DIGEST_LIMIT],
         source_type="local" if path else "code",
-        source=json.dumps({"uri": path or plugin.name}),
+        source=json.dumps({"uri": masked(str(path or plugin.name))}),
         profile=json.dumps(facts),
     )
     return DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])

@@ -16,7 +16,7 @@ from tests.workload import run_ranks
 
 TEXT = (ROOT / "docs" / "examples" / "my_model.py").read_text()
 SMALL = ["--workload.budget.examples=640", "--scale.batch_size=8"]
-ODD = '''
+ODD = """
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,8 +37,8 @@ def halved(x):
 class Options:
     rate: float = 0.5
 
-class MyTask(Task):'''
-SIGNATURE = '''(
+class MyTask(Task):"""
+SIGNATURE = """(
         self,
         width: int = 64,
         lr: float = 0.5,
@@ -60,13 +60,15 @@ SIGNATURE = '''(
         self.given = [*given, untyped, unnamed(3), number]
         assert isinstance(activation(), nn.Module), activation
         assert isinstance(mode, Mode), mode
-'''
+"""
 
 
 @pytest.fixture
 def odd(tmp_path: Path) -> str:
     """A task whose constructor takes an argument of every kind."""
-    head, _, tail = TEXT.partition("(self, width: int = 64, lr: float = 0.5):\n        super().__init__()\n")
+    head, _, tail = TEXT.partition(
+        "(self, width: int = 64, lr: float = 0.5):\n        super().__init__()\n"
+    )
     text = (head + SIGNATURE + tail).replace("class MyTask(Task):", ODD)
     path = tmp_path / "odd.py"
     path.write_text(text)
@@ -146,11 +148,14 @@ def test_an_argument_that_has_no_text_is_named(tmp_path: Path) -> None:
 # Classes that take no arguments
 
 
-BARE = TEXT.replace("self, rows: int = 1437", "self").replace("self.rows = rows", "self.rows = 1437")
+BARE = TEXT.replace("self, rows: int = 1437", "self").replace(
+    "self.rows = rows", "self.rows = 1437"
+)
 BARE = BARE.replace("(self, width: int = 64, lr: float = 0.5)", "(self)")
 BARE = BARE.replace("self.lr = lr", "self.lr, width = 0.5, 64")
 PLAINEST = BARE.replace(
-    "    def __init__(self):\n        super().__init__()\n        self.rows = 1437\n\n", "    rows = 1437\n\n"
+    "    def __init__(self):\n        super().__init__()\n        self.rows = 1437\n\n",
+    "    rows = 1437\n\n",
 )
 
 
@@ -185,16 +190,16 @@ def test_an_argument_of_a_class_without_any_is_unknown(tmp_path: Path) -> None:
 # Packages that are called like folders of a checkout
 
 
-USING = TEXT.replace("import torch\n", "import torch\nfrom datasets import load_dataset\n", 1).replace(
-    "x, y = load_digits(return_X_y=True)", "x, y = load_dataset('digits')"
-)
-STAND_IN = '''
+USING = TEXT.replace(
+    "import torch\n", "import torch\nfrom datasets import load_dataset\n", 1
+).replace("x, y = load_digits(return_X_y=True)", "x, y = load_dataset('digits')")
+STAND_IN = """
 from sklearn.datasets import load_digits
 
 def load_dataset(name):
     assert name == "digits"
     return load_digits(return_X_y=True)
-'''
+"""
 
 
 def test_an_installed_package_called_datasets_is_found_from_a_checkout_and_by_the_command(
