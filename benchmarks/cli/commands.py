@@ -55,7 +55,12 @@ def sweep(options: argparse.Namespace) -> int:
         missing = sweep_benchmark(
             benchmark, client, studies, options.link, display, options.share_machine
         )
-    _conclude(client, f"{benchmark.name}-sweep", options.link, report, missing)
+    _conclude(client, f"{benchmark.name}-sweep", options.link, report, missing.retrains)
+    if missing.studies:
+        console.print(
+            f"studies without a finished trial: {missing.studies}; with a larger --sweep.trials the same"
+            " command goes on with them"
+        )
     return 1 if missing else 0
 
 

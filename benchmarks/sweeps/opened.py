@@ -7,16 +7,11 @@ from typing import Any
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from paceline.benchmarks.sweeps.drawing import importance, make_pruner
+from paceline.benchmarks.sweeps.handing_out import REASON, counted, queue
 from paceline.benchmarks.sweeps.objectives import chosen
 from paceline.benchmarks.sweeps.plan import StudyPlan
-from paceline.benchmarks.sweeps.studies import (
-    REASON,
-    Studies,
-    counted,
-    importance,
-    make_pruner,
-    queue,
-)
+from paceline.benchmarks.sweeps.studies import Studies
 from paceline.benchmarks.trials.tracking import BenchmarkRun
 
 DRAWN, RUN_IDS = "drawn", "run_ids"  # of a trial of a study: its parameters, its runs in MLflow

@@ -9,7 +9,7 @@ import optuna
 from paceline.benchmarks.spec.benchmark import Benchmark, Trial, fingerprint
 from paceline.benchmarks.spec.plugin import ConfigError, nearest
 from paceline.benchmarks.spec.settings import Sweep
-from paceline.benchmarks.sweeps.studies import suggest
+from paceline.benchmarks.sweeps.drawing import suggest
 from paceline.benchmarks.trials.environment import hardware
 from paceline.lightning_modules import find_algorithms
 from paceline.lightning_modules.backend.search import Choice, Dimension

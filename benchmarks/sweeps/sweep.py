@@ -20,6 +20,13 @@ from optuna.study import Study
 from optuna.trial import TrialState
 
 from paceline.benchmarks.spec.benchmark import Benchmark, Trial
+from paceline.benchmarks.sweeps.handing_out import (
+    REASON,
+    counted,
+    hand_out,
+    queue,
+    take_back,
+)
 from paceline.benchmarks.sweeps.objectives import (
     TO_TARGET,
     about_target,
@@ -30,14 +37,7 @@ from paceline.benchmarks.sweeps.objectives import (
 )
 from paceline.benchmarks.sweeps.opened import DRAWN, RUN_IDS, OpenedStudy, open_study
 from paceline.benchmarks.sweeps.plan import identity, plans
-from paceline.benchmarks.sweeps.studies import (
-    REASON,
-    Studies,
-    counted,
-    hand_out,
-    queue,
-    take_back,
-)
+from paceline.benchmarks.sweeps.studies import Studies
 from paceline.benchmarks.trials.runner import (
     Display,
     Ended,
@@ -61,7 +61,7 @@ def sweep(
     link: str,
     display: Display,
     share_machine: bool = False,
-) -> int:
+) -> "Missing":
     """Tunes and retrains what is missing; the scored trials are a benchmark named NAME-sweep.
 
     Interrupted at any point, the next call goes on; several calls at once share the work.
@@ -75,8 +75,10 @@ def sweep(
         share_machine: whether other benchmarks and sweeps may use this machine meanwhile.
 
     Returns:
-        how many retrains are missing because they failed or nothing was found to retrain.
+        what could not be done.
     """
+    if studies.mended:
+        display.note(studies.mended)
     check_experiment(client, f"{benchmark.name}-sweep")
     planned, left_out = plans(benchmark)
     for text in left_out:
@@ -104,8 +106,25 @@ def sweep(
             work.retrain(each)
             client.set_terminated(each.run_id)
         missing = work.describe(opened, left_out)
-        parent.failed = missing > 0
+        parent.failed = bool(missing)
     return missing
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What a sweep could not do; false where that is nothing.
+
+    Attributes:
+        retrains: how many failed. The next call tries them again.
+        studies: how many have used up their budget without a trial that finished. The next call goes on
+            with them where the budget is larger.
+    """
+
+    retrains: int
+    studies: int
+
+    def __bool__(self) -> bool:
+        return self.retrains + self.studies > 0
 
 
 @dataclass(frozen=True)
@@ -186,11 +205,15 @@ class _Work:
         if best is None:
             self.display.note(f"{plan.title}: no trial finished, so there is nothing to retrain")
             return
-        # A study of its own, whose one dimension is the seed and which only has what is queued.
+        # A study of its own, whose one dimension is the seed and which only has what is queued: what
+        # MLflow lacks, whatever Optuna has of it.
         retrains = self.studies.study(f"{opened.study.study_name}, retrains of {best.number}")
+        facts, drawn = self.parent.about["facts"], best.user_attrs[DRAWN]
         with self.studies.lock():
-            take_back(retrains)
-            queue(retrains, [{"seed": seed} for seed in seeds], again=True)
+            take_back(retrains, self.studies.signs)
+            finished = self.parent.finished_trials()
+            missing = [s for s in seeds if plan.trial(drawn, s).identity(**facts) not in finished]
+            queue(retrains, [{"seed": seed} for seed in missing], again=True)
 
         def draw(trial: optuna.Trial) -> None:
             trial.suggest_int("seed", 0, 2**31 - 1)
@@ -231,20 +254,20 @@ class _Work:
         train: Callable[[optuna.Trial], None],
     ) -> None:
         """Takes trials of a study until it has none left and no other process runs one."""
-        waiting = False
+        settings, waiting = self.benchmark.sweep, False
         while True:
             # The machine first: who waited for it draws knowing how the trial before came out.
             with nullcontext() if self.share_machine else machine(self.display):
                 try:
                     with self.studies.lock():
-                        trial = hand_out(study, budget, draw, self.benchmark.sweep.sampler)
+                        trial = hand_out(study, budget, draw, settings.sampler, self.studies.signs)
                     if trial is not None:
                         with self.studies.heartbeats(trial):
                             train(trial)
                         continue
                 except KeyboardInterrupt:
                     with self.studies.lock():
-                        take_back(study)
+                        take_back(study, self.studies.signs)
                     raise
                 except Exception as error:
                     if not is_connection_lost(error):
@@ -258,8 +281,8 @@ class _Work:
             waiting = True
             time.sleep(POLL_S)
 
-    def describe(self, all_opened: list[OpenedStudy], left_out: list[str]) -> int:
-        """Stores the sweep as far as it has come; returns how many retrains are still missing."""
+    def describe(self, all_opened: list[OpenedStudy], left_out: list[str]) -> Missing:
+        """Stores the sweep as far as it has come; returns what is still missing."""
         settings, facts = self.benchmark.sweep, self.parent.about["facts"]
         scored: dict[str, Trial] = {}
         nothing_found = 0
@@ -278,7 +301,7 @@ class _Work:
         shown = replace(self.benchmark, seeds=settings.seeds)
         self.parent.describe(shown, scored, sweep=record)
         unfinished = set(scored) - self.parent.finished_trials()
-        return len(unfinished) + nothing_found * len(settings.seeds)
+        return Missing(len(unfinished), nothing_found)
 
 
 def _short(value: Any) -> str:

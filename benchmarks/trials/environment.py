@@ -49,19 +49,35 @@ def versions() -> dict[str, str]:
 
 
 def this_process() -> str:
-    """The name of this process: its host, its number and when it began, so that no other has it."""
-    me = psutil.Process()
-    return f"{os.uname().nodename}/{me.pid}/{me.create_time():.2f}"
+    """The name of this process: where it runs, its number and when it began, so that no other has it."""
+    return process_name(os.getpid())
+
+
+def process_name(number: int) -> str:
+    """The name of a process of this host, `place/number/began`.
+
+    The place is the host with the boot of its kernel and the namespace of process numbers, as two
+    machines or two containers may have one name. It began so many clock ticks after the boot, which no
+    step of the clock changes.
+
+    Raises:
+        OSError: there is none.
+    """
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+    place = f"{os.uname().nodename} {boot} {os.stat('/proc/self/ns/pid').st_ino}"
+    # The name of the program, in brackets, may hold anything; behind it `began` is the 20th field.
+    fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+    return f"{place}/{number}/{fields[19]}"
 
 
 def is_gone(process: str) -> bool:
-    """Whether a process of that name has ended; of those on other hosts nothing is known."""
-    host, number, began = process.rsplit("/", 2)
-    if host != os.uname().nodename:
+    """Whether a process of that name has ended; of those in other places nothing is known."""
+    place, number, _ = process.rsplit("/", 2)
+    if place != this_process().rsplit("/", 2)[0]:
         return False
     try:
-        return f"{psutil.Process(int(number)).create_time():.2f}" != began
-    except psutil.NoSuchProcess:
+        return process_name(int(number)) != process
+    except OSError:
         return True
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from paceline.benchmarks.sweeps.studies import PROCESS, counted
+from paceline.benchmarks.sweeps.handing_out import PROCESS, counted
 from tests.benchmarks.sweeps.test_sweep import Checkout, read_until
 
 pytestmark = pytest.mark.timeout(300)

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import optuna
-import psutil
 import pytest
 from mlflow.tracking import MlflowClient
 from optuna.trial import TrialState
@@ -25,9 +24,12 @@ from optuna.trial import TrialState
 from paceline.benchmarks.spec.benchmark import Benchmark
 from paceline.benchmarks.spec.plugin import ConfigError
 from paceline.benchmarks.spec.reading import load_benchmark
+from paceline.benchmarks.sweeps.drawing import suggest
+from paceline.benchmarks.sweeps.handing_out import PROCESS, counted, hand_out, queue
 from paceline.benchmarks.sweeps.objectives import chosen, excess, is_dominated, lower_bounds, value
 from paceline.benchmarks.sweeps.plan import StudyPlan, identity, plans
-from paceline.benchmarks.sweeps.studies import PROCESS, Studies, counted, hand_out, queue, suggest
+from paceline.benchmarks.sweeps.studies import Studies
+from paceline.benchmarks.trials.environment import process_name
 from paceline.benchmarks.trials.runner import Ended
 from paceline.lightning_modules import find_algorithms
 from paceline.lightning_modules.backend.search import Choice, Integer, Real
@@ -329,13 +331,9 @@ def test_the_trial_of_a_process_that_is_gone_is_handed_out_again(studies):
 def test_the_running_trial_of_another_process_stays_with_it(studies):
     study = studies.study("s")
     theirs = hand_out(study, 2, lambda t: suggest(t, "x", Real(0, 1)), "random")
-    theirs.set_user_attr(PROCESS, f"{os.uname().nodename}/{os.getppid()}/{_began(os.getppid())}")
+    theirs.set_user_attr(PROCESS, process_name(os.getppid()))
     assert hand_out(study, 1, lambda t: suggest(t, "x", Real(0, 1)), "random") is None
     assert [t.state for t in study.trials] == [TrialState.RUNNING]
-
-
-def _began(pid: int) -> str:
-    return f"{psutil.Process(pid).create_time():.2f}"
 
 
 # A sweep from the command line
