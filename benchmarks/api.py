@@ -7,7 +7,7 @@ from paceline.benchmarks.spec.reading import load_benchmark, load_workload
 from paceline.benchmarks.trials.display import TerminalDisplay, console
 from paceline.benchmarks.trials.runner import run as run_benchmark
 from paceline.benchmarks.trials.store import open_store
-from paceline.home import default_store
+from paceline.home import default_store, make_ready
 from paceline.lightning_modules.backend.launch import interruptible, start_fork_server
 from paceline.reports.measures.link import DEFAULT
 from paceline.reports.measures.results import Results, load
@@ -33,8 +33,10 @@ def run(
 
     Raises:
         ConfigError: a setting or a class is wrong.
+        HomeError: the surroundings do not serve, such as a folder that cannot be written to.
         StoreError: the store cannot be opened.
     """
+    make_ready()
     start_fork_server("paceline.benchmarks.trials.rank")
     overrides = [f"--{name}={value}" for name, value in (settings or {}).items()]
     load_any = load_workload if ".py:" in benchmark else load_benchmark

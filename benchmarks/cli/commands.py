@@ -14,7 +14,7 @@ from rich.table import Table
 
 from paceline.benchmarks.trials.addresses import masked
 from paceline.benchmarks.trials.display import console
-from paceline.home import home
+from paceline.home import home, make_ready
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -73,9 +73,9 @@ def _benchmark(options: argparse.Namespace) -> "Benchmark":
 
     if options.name:
         find_benchmark(options.name)  # a slip of the pen is told before anything takes seconds
-    start_fork_server(
-        "paceline.benchmarks.trials.rank"
-    )  # imports there while this process imports here
+    make_ready()
+    # It imports while this process imports.
+    start_fork_server("paceline.benchmarks.trials.rank")
     overrides = list(options.overrides)
     if options.data:
         path = options.data if reads_as_itself(options.data) else os.path.join(".", options.data)
@@ -103,6 +103,7 @@ def _conclude(client: "MlflowClient", name: str, link: str, report: Path, failed
 def rerun(options: argparse.Namespace) -> int:
     from paceline.lightning_modules.backend.launch import interruptible, start_fork_server
 
+    make_ready()
     start_fork_server("paceline.benchmarks.trials.rank")
 
     from paceline.benchmarks.cli.tables import comparison

@@ -13,7 +13,7 @@ import torch.distributed
 from paceline.benchmarks.trials.addresses import masked
 from paceline.benchmarks.trials.environment import hardware, versions
 from paceline.benchmarks.trials.store import open_store
-from paceline.home import home
+from paceline.home import home, make_ready
 from paceline.lightning_modules.backend.launch import Ranks, start_fork_server
 
 LEAST_FREE_GIB = 5
@@ -51,6 +51,7 @@ def _all_reduce(report: Callable[[str, Any], None]) -> float:
 
 
 def _ranks() -> tuple[str, str | None]:
+    make_ready()
     start_fork_server("paceline.lightning_modules.backend.strategy")
     with Ranks(2, _all_reduce, log=Path(os.devnull)) as ranks:
         sums = {value for _, kind, value in ranks.messages(60) if kind == "result"}

@@ -5,10 +5,15 @@ from contextlib import suppress
 from typing import Any
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.study import Study
 
 from paceline.benchmarks.spec.settings import Pruner, Sampler
 from paceline.lightning_modules.backend.search import Choice, Dimension, Integer, Real
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+# Of what we use: the groups of TPE, and what queues a trial once more.
+warnings.filterwarnings("ignore", category=ExperimentalWarning)
 
 
 def make_sampler(name: Sampler, budget: int, seed: int) -> optuna.samplers.BaseSampler:

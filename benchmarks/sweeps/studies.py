@@ -1,7 +1,6 @@
 """Where the studies of a sweep are kept: a journal's file, or a database for several machines."""
 
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import optuna
 import sqlalchemy
 from filelock import FileLock
-from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.study import Study
@@ -22,9 +21,6 @@ from paceline.benchmarks.trials.store import StoreError
 
 HEARTBEAT_S = 30
 LOCK = 0x9ACE  # any number that no other program locks in the same database
-
-optuna.logging.set_verbosity(optuna.logging.ERROR)
-warnings.filterwarnings("ignore", category=ExperimentalWarning)  # of TPE's groups, which we use
 
 
 class Studies:

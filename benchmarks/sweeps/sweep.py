@@ -95,7 +95,7 @@ def sweep(
         facts["link"] = link  # seconds over another cannot be compared
     with studies.lock():
         number = identity(benchmark, facts)
-        parent = BenchmarkRun(client, f"{benchmark.name}-sweep", number, about)
+        parent = BenchmarkRun(client, f"{benchmark.name}-sweep", number, about, display.note)
         opened = [open_study(plan, studies, parent, facts) for plan in planned]
     with parent:
         work = _Work(benchmark, parent, studies, link, display, share_machine)
@@ -104,7 +104,7 @@ def sweep(
             work.describe(opened, left_out)
         for each in opened:
             work.retrain(each)
-            client.set_terminated(each.run_id)
+            parent.outbox.end(each.run_id, "FINISHED")
         missing = work.describe(opened, left_out)
         parent.failed = bool(missing)
     return missing

@@ -119,7 +119,7 @@ def run(benchmark: Benchmark, client: MlflowClient, display: Display) -> Outcome
     trials = {trial.identity(**about["facts"]): trial for trial in planned}
     with machine(display):
         identity = benchmark.identity(**about["facts"])
-        with BenchmarkRun(client, benchmark.name, identity, about) as parent:
+        with BenchmarkRun(client, benchmark.name, identity, about, display.note) as parent:
             parent.describe(benchmark, trials)
             outcome = _run_missing(trials, parent, display)
             parent.failed = outcome.failed > 0
@@ -234,11 +234,11 @@ def run_trial(
         except RankFailed as error:
             output = log.read_text(errors="replace")[-LOG_LIMIT:] if log.exists() else ""
             parent.fail(run_id, str(error), details=f"{error.details}\n{output}".strip())
-            return Ended(run_id, curve, str(error), error.error)
+            return Ended(parent.outbox.id_of(run_id), curve, str(error), error.error)
         except Stop as stop:
             if stop.reason:
                 parent.fail(run_id, stop.reason, "KILLED")
-                return Ended(run_id, curve, stop.reason, "Stop")
+                return Ended(parent.outbox.id_of(run_id), curve, stop.reason, "Stop")
         except BaseException as error:
             by_user = isinstance(error, KeyboardInterrupt)
             reason = "interrupted by the user" if by_user else f"{type(error).__name__}: {error}"
@@ -253,7 +253,7 @@ def run_trial(
         predictions = {rank: result.pop("predictions") for rank, result in results.items()}[0]
         record["result"] = results[0] | {"ranks": [results[rank] for rank in sorted(results)]}
     parent.finish(run_id, figures, record, predictions)
-    return Ended(run_id, curve, None, "", figures, record, predictions)
+    return Ended(parent.outbox.id_of(run_id), curve, None, "", figures, record, predictions)
 
 
 def follow(

@@ -48,7 +48,7 @@ def open_store(uri: str, create: bool = True) -> MlflowClient:
         raise StoreError(f"no store at {masked(uri)}: no benchmark has been run into it yet")
     lock = FileLock(f"{file}.lock") if scheme == "sqlite" else nullcontext()
     try:
-        with lock, _impatient():
+        with lock, answering_within(OPENING_S):
             if uri.startswith("postgresql"):
                 # Where nobody answers, MLflow would try for minutes.
                 once = sqlalchemy.create_engine(uri, connect_args={"connect_timeout": OPENING_S})
@@ -70,12 +70,12 @@ def _reason(error: Exception) -> str:
 
 
 @contextmanager
-def _impatient() -> Iterator[None]:
-    """Has MLflow ask a server once, where it would otherwise wait and ask for minutes."""
+def answering_within(seconds: int) -> Iterator[None]:
+    """Has MLflow ask a server once and wait so long, where it would otherwise ask for minutes."""
     hurried = {
         MLFLOW_HTTP_REQUEST_MAX_RETRIES: 0,
         MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR: 0,
-        MLFLOW_HTTP_REQUEST_TIMEOUT: OPENING_S,
+        MLFLOW_HTTP_REQUEST_TIMEOUT: seconds,
     }
     before = {variable.name: os.environ.get(variable.name) for variable in hurried}
     for variable, value in hurried.items():

@@ -1,19 +1,17 @@
 """Writes benchmarks and trials to MLflow; the only place that does, and in the parent process only."""
 
+import io
 import json
 import os
 import time
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import (
-    MLFLOW_DATASET_CONTEXT,
     MLFLOW_PARENT_RUN_ID,
     MLFLOW_RUN_NAME,
     MLFLOW_RUN_NOTE,
@@ -24,6 +22,7 @@ from numpy.typing import NDArray
 from paceline.benchmarks.spec.benchmark import Benchmark, Trial
 from paceline.benchmarks.trials.addresses import masked
 from paceline.benchmarks.trials.environment import is_gone, this_process
+from paceline.benchmarks.trials.outbox import Note, Outbox, send_what_others_left
 from paceline.benchmarks.trials.store import StoreError
 from paceline.home import home
 from paceline.reports.measures.results import (
@@ -44,6 +43,10 @@ from paceline.reports.measures.scoring import CURVE
 PARAMETERS_A_REQUEST, VALUE_LIMIT, TAG_LIMIT, DIGEST_LIMIT = 100, 6000, 5000, 36
 
 
+def _unheard(_: str) -> None:
+    """Where nobody wants to be told."""
+
+
 def check_experiment(client: MlflowClient, name: str) -> None:
     """Raises `StoreError` where the experiment of a benchmark of that name takes no runs."""
     found = client.get_experiment_by_name(name)
@@ -57,22 +60,31 @@ def check_experiment(client: MlflowClient, name: str) -> None:
 class BenchmarkRun:
     """The parent run of one benchmark in MLflow; under it, a child for each trial.
 
-    As a context manager, it closes the run with how the block ended.
+    As a context manager, it closes the run with how the block ended. A trial goes on while the store does
+    not answer, and what is written of it waits on disk: see `paceline.benchmarks.trials.outbox`.
 
     Args:
         client: of the store.
         name: of the benchmark, and of the experiment.
         benchmark_id: a run of that id is gone on with.
         about: what the records of its trials have in common: `paceline.benchmarks.trials.runner.prepare`.
+        note: is told when the store stops to answer and when it answers again.
 
     Attributes:
         failed: whether a trial failed; the block sets it.
     """
 
     def __init__(
-        self, client: MlflowClient, name: str, benchmark_id: str, about: dict[str, Any]
+        self,
+        client: MlflowClient,
+        name: str,
+        benchmark_id: str,
+        about: dict[str, Any],
+        note: Note = _unheard,
     ) -> None:
         self.client, self.name, self.about, self.failed = client, name, about, False
+        send_what_others_left(client, note)
+        self.outbox = Outbox(client, note)
         self.experiment_id = self._experiment(name)
         self._abandon_stale()
         title = f"{name}: {about['data']['name']}"
@@ -86,6 +98,8 @@ class BenchmarkRun:
             client.update_run(self.run_id, status="RUNNING")
         else:
             self.run_id = self._create(tags)
+            self.outbox.settle()
+            self.run_id = self.outbox.id_of(self.run_id)
 
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
@@ -119,8 +133,7 @@ class BenchmarkRun:
             PROCESS: this_process(),
             MLFLOW_USER: os.environ.get("USER", ""),
         }
-        run = self.client.create_run(self.experiment_id, tags=tags)
-        return str(run.info.run_id)
+        return self.outbox.create_run(str(self.experiment_id), tags)
 
     def __enter__(self) -> "BenchmarkRun":
         return self
@@ -130,7 +143,9 @@ class BenchmarkRun:
     ) -> None:
         status = "FAILED" if error or self.failed else "FINISHED"
         interrupted = isinstance(error, KeyboardInterrupt)
-        self.client.set_terminated(self.run_id, "KILLED" if interrupted else status)
+        self.outbox.end(self.run_id, "KILLED" if interrupted else status)
+        if error is None:
+            self.outbox.settle()
 
     def describe(self, benchmark: Benchmark, trials: dict[str, Trial], **more: Any) -> None:
         """Stores what is run, on what, and which trials belong to it."""
@@ -149,7 +164,7 @@ class BenchmarkRun:
             "data": self.about["data"],
             **more,
         }
-        self.client.log_dict(self.run_id, content, BENCHMARK_FILE)
+        self.outbox.log_file(self.run_id, BENCHMARK_FILE, _json(content))
 
     def nested(self, study: str, title: str) -> str:
         """The run of a study, made where there is none; its trials are nested in it."""
@@ -158,10 +173,13 @@ class BenchmarkRun:
             if run.data.tags.get(STUDY) == study:
                 return str(run.info.run_id)
         tags = {KIND: "study", STUDY: study, MLFLOW_RUN_NAME: title}
-        return self._create(tags | {MLFLOW_PARENT_RUN_ID: self.run_id})
+        run_id = self._create(tags | {MLFLOW_PARENT_RUN_ID: self.run_id})
+        self.outbox.settle()
+        return self.outbox.id_of(run_id)
 
     def finished_trials(self) -> set[str]:
         """The ids of the trials that have finished, under this benchmark or another of its name."""
+        self.outbox.settle()
         runs = trial_runs(self.client, self.name)
         return {trial_id for trial_id, run in runs.items() if run.info.status == "FINISHED"}
 
@@ -182,10 +200,10 @@ class BenchmarkRun:
             "data": str(data["name"]),
         }
         run_id = self._create(tags)
-        parameters = [Param(k, masked(str(v))[:VALUE_LIMIT]) for k, v in _flat(trial).items()]
+        parameters = [(k, masked(str(v))[:VALUE_LIMIT]) for k, v in _flat(trial).items()]
         for i in range(0, len(parameters), PARAMETERS_A_REQUEST):
-            self.client.log_batch(run_id, params=parameters[i : i + PARAMETERS_A_REQUEST])
-        self.client.log_inputs(run_id, [_dataset(trial, data)])
+            self.outbox.log(run_id, params=dict(parameters[i : i + PARAMETERS_A_REQUEST]))
+        self.outbox.log_dataset(run_id, **_dataset(trial, data))
         return run_id
 
     def point(self, run_id: str, started: float, point: dict[str, float]) -> None:
@@ -196,8 +214,8 @@ class BenchmarkRun:
         """
         stamp = int(1000 * (started + point["train_seconds"]))
         step = int(point["step"])
-        metrics = [Metric(k, float(v), stamp, step) for k, v in point.items() if k != "step"]
-        self.client.log_batch(run_id, metrics=metrics)
+        metrics = [(k, float(v), stamp, step) for k, v in point.items() if k != "step"]
+        self.outbox.log(run_id, metrics)
 
     def finish(
         self,
@@ -210,21 +228,20 @@ class BenchmarkRun:
         stamp = int(1000 * time.time())
         # What the curve has as well is there already, at its own steps.
         new = {name: value for name, value in figures.items() if name not in CURVE}
-        self.client.log_batch(run_id, [Metric(k, v, stamp, 0) for k, v in new.items()])
-        self.client.log_dict(run_id, record, RECORD_FILE)
-        with TemporaryDirectory() as folder:
-            np.savez_compressed(file := Path(folder) / PREDICTIONS_FILE, **predictions)  # type: ignore[arg-type]
-            self.client.log_artifact(run_id, str(file))
-        self.client.set_terminated(run_id, "FINISHED")
+        self.outbox.log(run_id, [(k, float(v), stamp, 0) for k, v in new.items()])
+        self.outbox.log_file(run_id, RECORD_FILE, _json(record))
+        np.savez_compressed(file := io.BytesIO(), **predictions)  # type: ignore[arg-type]
+        self.outbox.log_file(run_id, PREDICTIONS_FILE, file.getvalue())
+        self.outbox.end(run_id, "FINISHED")
 
     def fail(
         self, run_id: str, reason: str, status: str = "FAILED", details: str | None = None
     ) -> None:
         """Ends a trial with its reason; `details`, a traceback or a log, becomes an artifact."""
-        self.client.log_batch(run_id, tags=[RunTag(FAILURE, masked(reason)[:TAG_LIMIT])])
+        self.outbox.log(run_id, tags={FAILURE: masked(reason)[:TAG_LIMIT]})
         if details:
-            self.client.log_text(run_id, masked(details), "failure.txt")
-        self.client.set_terminated(run_id, status)
+            self.outbox.log_file(run_id, "failure.txt", masked(details).encode())
+        self.outbox.end(run_id, status)
 
 
 def _note(trial: Trial, data: dict[str, Any]) -> str:
@@ -234,19 +251,22 @@ def _note(trial: Trial, data: dict[str, Any]) -> str:
     )
 
 
-def _dataset(trial: Trial, data: dict[str, Any]) -> DatasetInput:
+def _json(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, indent=2).encode()
+
+
+def _dataset(trial: Trial, data: dict[str, Any]) -> dict[str, str]:
     """The data as the MLflow page shows them: name, digest, where they are from, and facts."""
     plugin = trial.workload.data
     path = plugin.arguments.get("path")
     facts = {k: v for k, v in data.items() if k not in ("name", "fingerprint")}
-    dataset = Dataset(
-        name=str(data["name"]),
-        digest=data["fingerprint"][:DIGEST_LIMIT],
-        source_type="local" if path else "code",
-        source=json.dumps({"uri": masked(str(path or plugin.name))}),
-        profile=json.dumps(facts),
-    )
-    return DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])
+    return {
+        "name": str(data["name"]),
+        "digest": data["fingerprint"][:DIGEST_LIMIT],
+        "source_type": "local" if path else "code",
+        "source": json.dumps({"uri": masked(str(path or plugin.name))}),
+        "profile": json.dumps(facts),
+    }
 
 
 def _flat(trial: Trial) -> dict[str, Any]:

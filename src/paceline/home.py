@@ -1,9 +1,12 @@
 """Where Paceline keeps its state: the store, studies, caches and reports."""
 
 import os
+import pwd
+import tempfile
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
+LONGEST_TEMPORARY = 75  # bytes: a socket's path has 107, of which multiprocessing adds 32
 
 
 class HomeError(OSError):
@@ -41,6 +44,33 @@ def writable_home() -> Path:
             f"cannot write to {folder}: {reason}; set PACELINE_HOME to a folder that you can write to"
         )
     return folder
+
+
+def make_ready() -> None:
+    """Makes this process's surroundings serve for running trials, before anything is imported for them.
+
+    Raises:
+        HomeError: they cannot; the message says what to set.
+    """
+    folder = writable_home()
+    temporary = tempfile.gettempdir()
+    if len(os.fsencode(temporary)) > LONGEST_TEMPORARY:
+        raise HomeError(
+            f"the path of the folder for temporary files, {temporary}, is too long for the sockets in it;"
+            f" set TMPDIR to one of at most {LONGEST_TEMPORARY} characters"
+        )
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:  # in a container, a user may be a number alone; torch asks for a name
+        os.environ.setdefault("USER", str(os.getuid()))
+    caches = {
+        "NUMBA_CACHE_DIR": "numba",
+        "MPLCONFIGDIR": "matplotlib",
+        "TRITON_CACHE_DIR": "triton",
+    }
+    if not os.access(Path.home(), os.W_OK):
+        for variable, name in caches.items():
+            os.environ.setdefault(variable, str(folder / ".cache" / name))
 
 
 def default_store() -> str:

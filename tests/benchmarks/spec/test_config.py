@@ -137,7 +137,7 @@ def test_a_trial_is_another_when_anything_it_depends_on_changes(written):
             "algorithm: sync_sgd, budget: 5",
             "algorithms.wide.budget is a mapping, not 5",
         ),
-        ("[2, 4]", "[]", "scale.workers must be positive, not 0"),
+        ("[2, 4]", "[]", "scale.workers is empty; give at least one number"),
         (
             'class: "paceline.datasets.criteo:Criteo", ',
             "",

@@ -209,5 +209,6 @@ def test_what_is_queued_again_is_tried_again_though_it_had_ended(tmp_path: Path)
     again = hand_out(study, 0, seed, "tpe")
     assert again is not None
     assert again.params == {"seed": 7}
+    again.set_user_attr(PROCESS, process_name(os.getppid()))
     queue(study, [{"seed": 7}], again=True)
     assert hand_out(study, 0, seed, "tpe") is None, "it is being run"

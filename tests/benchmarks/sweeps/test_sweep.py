@@ -4,6 +4,7 @@ import inspect
 import itertools
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -448,6 +449,23 @@ def test_the_same_command_again_runs_nothing_and_a_larger_budget_the_rest(swept)
     swept.sweep("--sweep.trials=5", "--sweep.algorithms=[sync_sgd]")
     assert len(swept.runs("tuning")) == before[0] + 1
     assert len(swept.runs("benchmark")) == 1
+
+
+def test_retrains_that_mlflow_has_lost_are_made_again_though_optuna_has_them(swept, tmp_path):
+    checkout = Checkout(tmp_path)
+    shutil.copy(swept.studies, checkout.studies)
+    only = "--sweep.algorithms=[sync_sgd]"
+    out = checkout.sweep(only)
+    assert "failed trials" not in out
+    assert sorted(run.data.params["seed"] for run in checkout.runs("trial")) == ["100", "101"]
+    assert not checkout.runs("tuning"), "what Optuna knows of them is enough"
+    (removed, _) = checkout.runs("trial")
+    checkout.client.delete_run(removed.info.run_id)
+    checkout.sweep(only)
+    made = [run.info.status for run in checkout.runs("trial")]
+    assert made == ["FINISHED"] * 2
+    checkout.sweep(only)
+    assert len(checkout.runs("trial")) == 2
 
 
 def test_optuna_shows_the_studies_on_a_page_of_this_machine(swept):
