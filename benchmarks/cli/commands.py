@@ -82,9 +82,23 @@ def _benchmark(options: argparse.Namespace) -> "Benchmark":
         overrides.append(f"--workload.data.path={path}")
     if options.on_bad_rows:
         overrides.append(f"--workload.data.on_bad_rows={options.on_bad_rows}")
+    if options.workers:
+        overrides.append(f"--scale.workers=[{options.workers}]")
     if options.workload:
-        return load_workload(options.workload, overrides)
-    return load_benchmark(options.name, overrides)
+        benchmark = load_workload(options.workload, overrides)
+    else:
+        benchmark = load_benchmark(options.name, overrides)
+    return benchmark.only(options.only.split(",")) if options.only else benchmark
+
+
+def show_fields(name: str) -> None:
+    """Prints every field of a benchmark's YAML as the option that overrides it."""
+    from paceline.benchmarks.spec.reading import fields
+
+    grid = Table("field of the YAML", "here", "what it is", box=None)
+    for option, value, what in fields(name):
+        grid.add_row(option, "" if value is None else str(value), what)
+    console.print(grid)
 
 
 def _conclude(client: "MlflowClient", name: str, link: str, report: Path, failed: int) -> None:

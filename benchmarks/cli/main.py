@@ -6,6 +6,8 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Iterable
+from typing import Any
 
 from rich.console import Console
 
@@ -51,6 +53,11 @@ def parser() -> argparse.ArgumentParser:
         " current folder",
     )
     verbs = root.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+    # Options before the command are moved behind it, where every command takes this one.
+    anywhere = argparse.ArgumentParser(add_help=False)
+    anywhere.add_argument(
+        "--store", metavar="URI", default=argparse.SUPPRESS, help="MLflow's store"
+    )
 
     studies = argparse.ArgumentParser(add_help=False)
     studies.add_argument(
@@ -64,7 +71,9 @@ def parser() -> argparse.ArgumentParser:
 
     run = verbs.add_parser(
         "run",
+        parents=[anywhere],
         allow_abbrev=False,
+        add_help=False,
         help="run what is missing of a benchmark, then write its report",
         epilog="Any field of the YAML can be overridden, e.g. --scale.workers=[1,2]"
         " --workload.budget.examples=100000 --algorithms.sync_sgd.workers=[2].",
@@ -74,7 +83,8 @@ def parser() -> argparse.ArgumentParser:
     sweep = verbs.add_parser(
         "sweep",
         allow_abbrev=False,
-        parents=[studies],
+        add_help=False,
+        parents=[anywhere, studies],
         help="tune every algorithm at every scale alike, then retrain on fresh seeds and report",
         epilog="The section `sweep` of the YAML says how, and can be overridden like any other, e.g."
         " --sweep.trials=30 --sweep.algorithms=[sync_sgd,downpour] --sweep.workers=[1,2].",
@@ -102,6 +112,18 @@ def parser() -> argparse.ArgumentParser:
             metavar="FILE.py:CLASS",
             help="a model of your own, with its data in the same file, under every algorithm",
         )
+        verb.add_argument(
+            "-h",
+            "--help",
+            action=_Help,
+            help="show this and leave; behind the name of a benchmark, its fields as well",
+        )
+        verb.add_argument(
+            "--only", metavar="LABEL,...", help="of the benchmark's algorithms, these alone"
+        )
+        verb.add_argument(
+            "--workers", metavar="N,...", help="the numbers of workers, instead of `scale.workers`"
+        )
         verb.add_argument("--data", metavar="PATH", help="real data: a file or folder")
         verb.add_argument(
             "--on-bad-rows", choices=["raise", "skip"], help="what a malformed row does"
@@ -109,7 +131,9 @@ def parser() -> argparse.ArgumentParser:
         verb.add_argument("--report", metavar="PDF", help="where the report goes")
 
     rerun = verbs.add_parser(
-        "rerun", help="repeat a recorded trial and say what came out equal and what did not"
+        "rerun",
+        parents=[anywhere],
+        help="repeat a recorded trial and say what came out equal and what did not",
     )
     rerun.add_argument(
         "run_id",
@@ -118,12 +142,14 @@ def parser() -> argparse.ArgumentParser:
     )
     rerun.set_defaults(command=commands.rerun)
 
-    results = verbs.add_parser("results", help="one row a trial of a benchmark")
+    results = verbs.add_parser("results", parents=[anywhere], help="one row a trial of a benchmark")
     results.add_argument("name")
     results.add_argument("--format", choices=["table", "csv", "json"], default="table")
     results.set_defaults(command=commands.results)
 
-    report = verbs.add_parser("report", help="write the PDF of a benchmark from what MLflow holds")
+    report = verbs.add_parser(
+        "report", parents=[anywhere], help="write the PDF of a benchmark from what MLflow holds"
+    )
     report.add_argument("name")
     report.add_argument("--report", metavar="PDF", help="where it goes; reports/output/NAME.pdf")
     report.set_defaults(command=commands.report)
@@ -151,25 +177,55 @@ def parser() -> argparse.ArgumentParser:
     )
     listing.set_defaults(command=commands.list_all)
 
-    ui = verbs.add_parser("ui", help="open the MLflow page on this machine")
+    ui = verbs.add_parser("ui", parents=[anywhere], help="open the MLflow page on this machine")
     ui.add_argument("--port", type=int, default=5000)
     ui.set_defaults(command=commands.ui)
 
     dashboard = verbs.add_parser(
-        "dashboard", parents=[studies], help="open Optuna's page on this machine"
+        "dashboard", parents=[anywhere, studies], help="open Optuna's page on this machine"
     )
     dashboard.add_argument("--port", type=int, default=8080)
     dashboard.set_defaults(command=commands.dashboard)
 
-    doctor = verbs.add_parser("doctor", help="check that trials can run on this machine")
+    doctor = verbs.add_parser(
+        "doctor", parents=[anywhere], help="check that trials can run on this machine"
+    )
     doctor.set_defaults(command=commands.doctor)
     return root
 
 
+class _Help(argparse.Action):
+    """Shows the help of a command and, where a benchmark is named, its fields."""
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(nargs=0, default=argparse.SUPPRESS, **more)
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, options: argparse.Namespace, *_: object
+    ) -> None:
+        parser.print_help()
+        if options.name:
+            print()
+            commands.show_fields(options.name)
+        parser.exit()
+
+
+def _command_first(arguments: list[str], verbs: Iterable[str]) -> list[str]:
+    """The arguments of a command line with what stands before the command moved behind it."""
+    place = next((i for i, argument in enumerate(arguments) if argument in verbs), 0)
+    return [*arguments[place : place + 1], *arguments[:place], *arguments[place + 1 :]]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0, 1 (something failed), 2 (a mistake), 130."""
-    root = parser()
-    options, overrides = root.parse_known_args(arguments)
+    try:
+        root = parser()
+        verbs = [action for action in root._actions if action.dest == "verb"]
+        given = sys.argv[1:] if arguments is None else arguments
+        ordered = _command_first(given, verbs[0].choices or ())
+        options, overrides = root.parse_known_args(ordered)
+    except Exception as error:
+        return _told(error)
     if overrides and options.verb not in ("run", "sweep", "measure"):
         root.error(f"unknown option {overrides[0]}")
     options.overrides = overrides
@@ -182,14 +238,23 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        message, status = "interrupted; the same command goes on where this one stopped", 130
+        _say("interrupted; the same command goes on where this one stopped")
+        return 130
     except Exception as error:
-        if not _is_mistake(error):
-            print(masked(traceback.format_exc()), end="", file=sys.stderr)
-            return 1
-        message, status = masked(f"error: {error}"), 2
+        return _told(error)
+
+
+def _told(error: Exception) -> int:
+    """Tells of an error, in one line where it is a mistake; returns the exit status."""
+    if _is_mistake(error):
+        _say(masked(f"error: {error}"))
+        return 2
+    print(masked("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+    return 1
+
+
+def _say(message: str) -> None:
     Console(stderr=True).print(message, highlight=False, markup=False, soft_wrap=True)
-    return status
 
 
 def _is_mistake(error: Exception) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from paceline.benchmarks.spec.plugin import ConfigError, Plugin
+from paceline.benchmarks.spec.plugin import ConfigError, Plugin, nearest
 from paceline.benchmarks.spec.settings import Budget, Fault, Scale, Sweep, Target
 from paceline.datasets.partition import Partition
 from paceline.lightning_modules import find_algorithms
@@ -141,6 +141,20 @@ class Benchmark:
         if not found:
             raise ConfigError(next(iter(left_out.values())))
         return found
+
+    def only(self, labels: list[str]) -> "Benchmark":
+        """The same benchmark with these of its algorithms.
+
+        Raises:
+            ConfigError: it has no such algorithm.
+        """
+        for label in labels:
+            if label not in self.algorithms:
+                near = nearest(label, self.algorithms)
+                raise ConfigError(
+                    f"--only: no {label!r} in {self.name}{near}; there are {', '.join(self.algorithms)}"
+                )
+        return replace(self, algorithms={k: v for k, v in self.algorithms.items() if k in labels})
 
     def left_out(self) -> dict[tuple[str, int], str]:
         """Why which algorithm does not run on which of `scale.workers`, where it states none itself."""

@@ -65,5 +65,7 @@ class Labels:
         """A message of the parser with the labels in the places of their keys."""
         for label, key in self.keys.items():
             if label != key:
-                text = re.sub(rf"(?<=algorithms\.){key}\b", lambda _, label=label: label, text)
+                text = re.sub(
+                    rf"algorithms\.{key}\b", f"algorithms.{label}".replace("\\", r"\\"), text
+                )
         return text

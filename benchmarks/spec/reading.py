@@ -63,10 +63,42 @@ def load_workload(task: str, overrides: list[str]) -> Benchmark:
     return _load(Path(plugin.place), raw, overrides)
 
 
-def _load(path: Path, raw: dict[str, Any], overrides: list[str]) -> Benchmark:
+def fields(name: str) -> list[tuple[str, Any, str]]:
+    """Every field of a benchmark: its option, its value there, and what it is.
+
+    Args:
+        name: as of `load_benchmark`.
+
+    Raises:
+        ConfigError: likewise.
+    """
+    path = find_benchmark(name)
+    raw, labels = _with_keys(path, read_yaml(path))
+    parser, _, _ = _parser(path, raw, labels)
+    _refuse_unknown(path, raw, parser)
+    values = parser.parse_object(raw)
+    actions = {action.dest: action for action in parser._actions}
+    return [
+        (labels.message(f"--{field}").strip(), values.get(field), _help_of(actions[field]))
+        for field in _fields(parser)
+    ]
+
+
+def _help_of(action: Any) -> str:
+    text = str(action.help or "")
+    return "" if text == "==SUPPRESS==" else text.partition(" (type:")[0].strip()
+
+
+def _with_keys(path: Path, raw: dict[str, Any]) -> tuple[dict[str, Any], Labels]:
+    """What a YAML says, with keys for the labels of its algorithms, and which key is whose."""
     stated = _mapping(path, "algorithms", raw.get("algorithms") or {})
     labels = Labels.of(stated, f"{path}: algorithms")
-    raw = raw | {"algorithms": {labels.keys[label]: entry for label, entry in stated.items()}}
+    entries = {labels.keys[label]: entry for label, entry in stated.items()}
+    return raw | {"algorithms": entries}, labels
+
+
+def _load(path: Path, raw: dict[str, Any], overrides: list[str]) -> Benchmark:
+    raw, labels = _with_keys(path, raw)
     overrides = [labels.override(option) for option in overrides]
     where = f"{path}: "
     try:

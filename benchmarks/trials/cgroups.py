@@ -36,7 +36,7 @@ def memory_limit(root: Path = Path("/")) -> int | None:
 def _folders(root: Path, controller: str) -> Iterator[Path]:
     """The folders of this process's cgroups that have a controller, each with those above it."""
     try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
+        lines = (root / "proc/self/cgroup").read_text().split()
     except OSError:
         return
     mounts = root / "sys/fs/cgroup"

@@ -1,32 +1,35 @@
-"""Progress on the terminal while trials run, one line a trial where there is no terminal."""
+"""Progress while trials run: bars on a terminal, elsewhere a line a trial and one every so often."""
 
 import sys
+import time
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-# Where the output goes to a file or a pipe, a table still has room for its columns.
-# Names may hold brackets, which are no markup.
+# Where the output goes to a file or a pipe, a table still has room for its columns. Names may hold
+# brackets, which are no markup.
 console = Console(width=None if sys.stdout.isatty() else 150, highlight=False, markup=False)
+
+SAID_EVERY_S = 30.0  # where there is no terminal
 
 
 class TerminalDisplay:
-    """A bar for the trial at hand; the trials before it stay above as lines."""
+    """A bar for all trials and one for that at hand; the trials before it stay above as lines."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn(
-                "{task.completed:.0f}/{task.total:.0f} steps  {task.fields[loss]}", markup=False
-            ),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[unit]}", markup=False),
             TimeRemainingColumn(),
             console=console,
             transient=True,
         )
+        self._all: TaskID | None = None
         self._task: TaskID | None = None
+        self._trial = _Pace("", 0, 0)
 
     def __enter__(self) -> "TerminalDisplay":
         if self.console.is_terminal:
@@ -45,19 +48,69 @@ class TerminalDisplay:
         self.console.print(text)
 
     def trial(self, title: str, index: int, total: int) -> None:
-        title = f"[{index + 1}/{total}] {title}"
-        if self.console.is_terminal:
-            self._task = self._progress.add_task(title, total=1, loss="")
-        else:
-            self.console.print(f"{title} ...")
+        self._trial = _Pace(f"[{index + 1}/{total}] {title}", index, total, self._trial)
+        if not self.console.is_terminal:
+            self.console.print(f"{self._trial.title} ...")
+            return
+        if self._all is None:
+            self._all = self._progress.add_task("all trials", unit="trials")
+        self._progress.update(self._all, completed=index, total=total)
+        self._task = self._progress.add_task(self._trial.title, total=1, unit="steps")
 
     def progress(self, step: int, steps: int, loss: float | None) -> None:
+        shown = "" if loss is None else f", loss {loss:.4f}"
         if self._task is not None:
-            shown = "" if loss is None else f"loss {loss:.4f}"
-            self._progress.update(self._task, completed=step, total=steps, loss=shown)
+            self._progress.update(self._task, completed=step, total=steps, unit=f"steps{shown}")
+        elif not self.console.is_terminal and self._trial.is_due():
+            self.console.print(
+                f"{self._trial.title}: step {step:,} of {steps:,}{shown}; {self._trial.left(step, steps)}"
+            )
 
     def ended(self, title: str, outcome: str) -> None:
         if self._task is not None:
             self._progress.remove_task(self._task)
             self._task = None
         self.console.print(f"{title}: {outcome}")
+
+
+class _Pace:
+    """How fast the trial at hand and all of a benchmark come on.
+
+    Args:
+        title: of the trial.
+        index: of the trial, from 0.
+        total: how many trials there are.
+        before: the pace of the trial before, which began with the first.
+    """
+
+    def __init__(self, title: str, index: int, total: int, before: "_Pace | None" = None) -> None:
+        self.title, self.index, self.total = title, index, total
+        self.began = self._said = time.monotonic()
+        self.first_began, self.first_index = self.began, index
+        if before is not None and before.total == total and before.index < index:
+            self.first_began, self.first_index = before.first_began, before.first_index
+
+    def is_due(self) -> bool:
+        """Whether nothing was said of the trial for `SAID_EVERY_S`; asked when something will be."""
+        now = time.monotonic()
+        due = now - self._said >= SAID_EVERY_S
+        if due:
+            self._said = now
+        return due
+
+    def left(self, step: int, steps: int) -> str:
+        """The time that is left, as far as the steps and trials so far tell."""
+        if not 0 < step <= steps:
+            return "time left not known yet"
+        now = time.monotonic()
+        of_trial = (now - self.began) * (steps - step) / step
+        done = self.index - self.first_index + step / steps
+        of_all = (now - self.first_began) * (self.total - self.index - step / steps) / done
+        return f"about {_duration(of_trial)} left of it, {_duration(of_all)} of all"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"

@@ -78,22 +78,16 @@ def answering_within(seconds: int) -> Iterator[None]:
         MLFLOW_HTTP_REQUEST_TIMEOUT: seconds,
     }
     before = {variable.name: os.environ.get(variable.name) for variable in hurried}
-    for variable, value in hurried.items():
-        variable.set(value)
+    for variable, number in hurried.items():
+        variable.set(number)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
+        for name, text in before.items():
+            if text is None:
                 os.environ.pop(name, None)
             else:
-                os.environ[name] = value
-
-
-def attach(client: MlflowClient, run_id: str, paths: list[Path]) -> None:
-    """Stores the report and its figures with the run that they were drawn from."""
-    for path in paths:
-        client.log_artifact(run_id, str(path), "report")
+                os.environ[name] = text
 
 
 @sqlalchemy.event.listens_for(sqlalchemy.Engine, "do_connect")

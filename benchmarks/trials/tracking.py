@@ -252,7 +252,7 @@ def _note(trial: Trial, data: dict[str, Any]) -> str:
 
 
 def _json(content: dict[str, Any]) -> bytes:
-    return json.dumps(content, indent=2).encode()
+    return json.dumps(content, indent=2, default=str).encode()
 
 
 def _dataset(trial: Trial, data: dict[str, Any]) -> dict[str, str]:
