@@ -9,5 +9,7 @@ def ranks_alive() -> list[psutil.Process]:
     return [
         process
         for process in here.children(recursive=True)
-        if process.ppid() != here.pid and process.status() != psutil.STATUS_ZOMBIE
+        if process.ppid() != here.pid
+        and process.status() != psutil.STATUS_ZOMBIE
+        and "multiprocessing.forkserver" in " ".join(process.cmdline())
     ]

@@ -20,6 +20,7 @@ from paceline.reports.measures.link import DEFAULT, PRESETS
 logging.getLogger("alembic").setLevel(logging.WARNING)
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 METERS = {
     "communication": "how the bytes of each algorithm grow with the model and the workers",

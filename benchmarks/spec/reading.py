@@ -78,9 +78,11 @@ def fields(name: str) -> list[tuple[str, Any, str]]:
     _refuse_unknown(path, raw, parser)
     values = parser.parse_object(raw)
     actions = {action.dest: action for action in parser._actions}
+    names = _fields(parser)
     return [
-        (labels.message(f"--{field}").strip(), values.get(field), _help_of(actions[field]))
-        for field in _fields(parser)
+        (labels.message(f"--{field}"), values.get(field), _help_of(actions[field]))
+        for field in names
+        if not any(name.startswith(f"{field}.") for name in names)  # else it is a section
     ]
 
 

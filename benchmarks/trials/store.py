@@ -93,6 +93,9 @@ def answering_within(seconds: int) -> Iterator[None]:
 @sqlalchemy.event.listens_for(sqlalchemy.Engine, "do_connect")
 def wait_for_database(dialect: Any, _: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
     """Connects, for MLflow and Optuna alike; a server that was there before is waited for."""
+    if dialect.driver == "psycopg":
+        # A statement prepared on one connection of a pool such as PgBouncer's is unknown on the next.
+        options.setdefault("prepare_threshold", None)
     deadline, where = time.monotonic() + PATIENCE_S, repr((arguments, options))
     while True:
         try:

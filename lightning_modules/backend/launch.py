@@ -243,8 +243,9 @@ def _interrupted_later() -> Iterator[None]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
-    for signal_number in came:
-        signal.raise_signal(signal_number)
+        # Also where the block failed: what interrupts a group of processes ends the fork server first.
+        for signal_number in came:
+            signal.raise_signal(signal_number)
 
 
 @contextmanager

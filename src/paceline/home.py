@@ -59,6 +59,7 @@ def make_ready() -> None:
             f"the path of the folder for temporary files, {temporary}, is too long for the sockets in it;"
             f" set TMPDIR to one of at most {LONGEST_TEMPORARY} characters"
         )
+    os.environ["PYTHONUTF8"] = "1"  # for the ranks, which may print anything, whatever the locale
     try:
         pwd.getpwuid(os.getuid())
     except KeyError:  # in a container, a user may be a number alone; torch asks for a name
