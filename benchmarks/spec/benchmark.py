@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paceline.benchmarks.spec.plugin import ConfigError, Plugin, nearest
@@ -20,9 +21,19 @@ BESIDE = ("algorithm", "workers", "partition", "budget")
 
 
 def fingerprint(config: Any, facts: Mapping[str, Any]) -> str:
-    """16 hex digits that stand for a dataclass under the given facts."""
-    text = json.dumps([asdict(config), dict(facts)], sort_keys=True)
+    """16 hex digits that stand for a dataclass under the given facts, wherever its files lie."""
+    text = json.dumps([_without_folders(asdict(config)), dict(facts)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _without_folders(value: Any) -> Any:
+    """The fields of a dataclass with a class of a file called by the file's name, as its text counts."""
+    if isinstance(value, list):
+        return [_without_folders(part) for part in value]
+    if not isinstance(value, dict):
+        return value
+    short = {"name": Path(value["name"]).name} if value.get("source") is not None else {}
+    return {key: _without_folders(part) for key, part in value.items()} | short
 
 
 @dataclass(frozen=True)

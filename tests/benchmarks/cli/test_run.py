@@ -11,6 +11,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from paceline.reports.measures.results import COLUMNS, PREDICTIONS_FILE, RERUN, search
+from tests import ROOT
 from tests.checkout import Checkout
 
 
@@ -40,6 +41,23 @@ def test_results_have_a_row_a_trial_with_the_stable_columns(finished):
         assert row["param.batch_size"] == "100"
     assert float(rows[0]["bytes_sent_per_worker"]) == 0
     assert float(rows[1]["messages_per_worker"]) == 40
+
+
+def test_two_checkouts_at_once_on_one_store_share_the_work(tmp_path):
+    """Each in a folder of its own, with a file of its own that holds the same."""
+    text = (ROOT / "docs" / "examples" / "my_model.py").read_text()
+    small = ["--only=sync_sgd", "--workload.budget.examples=640", "--seeds=[0,1]"]
+    store = Checkout(tmp_path)
+    started = []
+    for name in ("one", "other"):
+        (folder := tmp_path / name).mkdir()
+        (folder / "my_model.py").write_text(text)
+        task = ["--workload", f"{folder / 'my_model.py'}:MyTask", f"--report={folder / 'r.pdf'}"]
+        started.append(store.start("run", *task, *small, PACELINE_HOME=str(folder)))
+    for process in started:
+        out, err = process.communicate(timeout=170)
+        assert process.returncode == 0, err + out
+    assert len(store.trials("FINISHED", "my_model")) == 2
 
 
 def test_the_same_command_again_runs_nothing(finished):

@@ -98,6 +98,17 @@ def test_a_trial_is_another_when_the_file_changes(written) -> None:
     assert not before & after
 
 
+def test_a_trial_is_the_same_wherever_the_file_lies(written, tmp_path: Path) -> None:
+    def identities(folder: Path) -> list[str]:
+        benchmark = load(f"{folder / 'my_model.py'}:MyTask")
+        return [benchmark.identity(), *(trial.identity() for trial in benchmark.trials())]
+
+    written()
+    (clone := tmp_path / "clone").mkdir()
+    (clone / "my_model.py").write_text(TEXT)
+    assert identities(clone) == identities(tmp_path)
+
+
 def test_every_field_can_be_overridden(written) -> None:
     benchmark = load(
         written(), "--scale.workers=[1,2]", "--workload.task.width=8", "--workload.target.loss=1.5"
