@@ -90,6 +90,12 @@ def answering_within(seconds: int) -> Iterator[None]:
                 os.environ[name] = text
 
 
+def attach(client: MlflowClient, run_id: str, paths: list[Path]) -> None:
+    """Stores the report and its figures with the run that they were drawn from."""
+    for path in paths:
+        client.log_artifact(run_id, str(path), "report")
+
+
 @sqlalchemy.event.listens_for(sqlalchemy.Engine, "do_connect")
 def wait_for_database(dialect: Any, _: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
     """Connects, for MLflow and Optuna alike; a server that was there before is waited for."""

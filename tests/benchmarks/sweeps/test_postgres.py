@@ -14,6 +14,7 @@ from glob import glob
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 from optuna.trial import TrialState
 
 from paceline.benchmarks.sweeps.handing_out import PROCESS, counted
@@ -127,6 +128,12 @@ def has_just_begun(checkout: Checkout, host: str) -> bool:
         and datetime.now() - trial.datetime_start < timedelta(seconds=1)
         for trial in study.get_trials(states=(TrialState.RUNNING,))
     )
+
+
+def test_no_statement_is_prepared_as_a_pool_of_connections_would_not_know_it(server):
+    """What PgBouncer's transaction pooling needs."""
+    with sqlalchemy.create_engine(server.database("pooled")).connect() as connection:
+        assert connection.connection.driver_connection.prepare_threshold is None
 
 
 def test_a_sweep_outlasts_a_restart_of_the_database(server, checkout):
