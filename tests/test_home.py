@@ -12,8 +12,8 @@ from tests import ROOT
 
 SMALL = """
 workload:
-  data: {class: "tests.workload:LinearRule"}
-  task: {class: "tests.workload:Tower"}
+  data: {class: "%(root)s/tests/workload.py:LinearRule"}
+  task: {class: "%(root)s/tests/workload.py:Tower"}
   target: {loss: 0.4}
   budget: {examples: 200, evaluations: 1}
 algorithms: {sync_sgd: }
@@ -30,7 +30,7 @@ def call(
     folder: Path, *arguments: str, as_nobody: bool = False, **environment: str
 ) -> "subprocess.CompletedProcess[str]":
     file = folder / "small.yaml"
-    file.write_text(SMALL)
+    file.write_text(SMALL % {"root": ROOT})
     user = ["unshare", "--mount", "sh", "-c", AS_NOBODY, "sh"]
     known = {k: v for k, v in os.environ.items() if k not in ("USER", "LOGNAME", "TMPDIR")}
     return subprocess.run(
