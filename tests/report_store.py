@@ -111,7 +111,7 @@ def fill(
     plan: Benchmark,
     losses: Losses,
     data: dict[str, Any] = SYNTHETIC,
-    failures: dict[int, str] | None = None,
+    failures: dict[int | str, str] | None = None,
     skipped: int | None = None,
     own: Callable[[Trial, dict[str, float]], dict[str, float]] = lambda _, point: point,
     ranks: Callable[[Trial], list[dict[str, Any]]] = lambda trial: [{}] * trial.workers,
@@ -124,7 +124,7 @@ def fill(
         plan: what was to run.
         losses: validation losses of each trial at steps 100, 200 and so on; the target is 0.5.
         data: its description.
-        failures: the reason why the trials on a number of workers fail.
+        failures: the reason why the trials on a number of workers, or of a title, fail.
         skipped: trials on so many workers are never started.
         own: makes of each point of a curve what its algorithm reports.
         ranks: what each rank of a trial returns of its algorithm.
@@ -141,7 +141,8 @@ def fill(
         curve = [own(trial, point) for point in points(trial, losses(trial))]
         for point in curve:
             run.point(run_id, 0.0, point)
-        if reason := (failures or {}).get(trial.workers):
+        fails = failures or {}
+        if reason := fails.get(trial.title) or fails.get(trial.workers):
             run.fail(run_id, reason)
             continue
         scores = score(pd.DataFrame(curve), plan.workload.target.loss)

@@ -10,18 +10,27 @@ import pandas as pd
 
 from paceline.reports.figures import tuning
 from paceline.reports.measures.claims import judge, read_claims
+from paceline.reports.measures.comparison import compare
+from paceline.reports.measures.efficiency import hardware
 from paceline.reports.measures.groups import (
+    MEASURED,
+    Timing,
+    any_oversubscribed,
     called,
     configurations,
+    ended,
     finished,
     names,
     reference,
-    timing,
+    target,
+    timed,
+    timings,
 )
 from paceline.reports.measures.laws import FEWEST, amdahl, fit, universal
 from paceline.reports.measures.results import Results
 from paceline.reports.measures.retrains import reproducibility, served
-from paceline.reports.measures.statistics import Ratio, churn, disagreement, ratio
+from paceline.reports.measures.statistics import churn, disagreement
+from paceline.reports.text.answer import NONE
 
 Table = dict[str, Any]
 LAWS = (amdahl, universal)
@@ -35,7 +44,7 @@ def tables(results: Results) -> list[Table]:
     """
     told = [
         ratios(results),
-        scaling(results),
+        *(scaling(results, times) for times in timings(results)),
         retrains(results),
         sameness(results),
         claims(results),
@@ -61,21 +70,24 @@ def ratios(results: Results) -> Table:
         "modelled_time_to_target_s": f"modelled seconds, {results.link}",
     }
     trials = finished(results)
-    rows = []
-    if len(trials) > 1:
-        base = reference(results)
-        name = called(results, base["algorithm"].iloc[0], int(base["workers"].iloc[0]))
-        for algorithm, workers, own in configurations(trials):
-            if own["run_id"].tolist() == base["run_id"].tolist():
-                continue
-            cells = [_ratio(own, base, column) for column in shown]
-            rows.append([called(results, algorithm, workers), *cells])
+    rows, name = [], ""
+    if len(trials) > 1 and target(results) is not None:
+        key = tuple(reference(trials)[["algorithm", "workers"]].iloc[0])
+        groups = {
+            (algorithm, workers): own for algorithm, workers, own in configurations(ended(results))
+        }
+        base, name = groups[key], called(results, *key)
+        for (algorithm, workers), own in groups.items():
+            if (algorithm, workers) != key and own["status"].eq("FINISHED").any():
+                cells = [_ratio(own, base, column) for column in shown]
+                rows.append([called(results, algorithm, workers), *cells])
     return {
         "title": "Relative to the reference",
-        "note": f"Each figure over that of {name}: geometric mean over seeds and its 95 % bootstrap"
-        " interval, paired by seed. Below 1 is less. A difference counts (bold) where the interval leaves"
-        " out 1; one seed has no interval. Modelled: what the slowest rank computes and then, over the"
-        " link, what it sends; it means something also where ranks outnumber cores."
+        "note": f"Each figure over that of {name}: geometric mean over seeds with its 95 % interval,"
+        " paired where both have the same seeds; not corrected for many comparisons. Below 1 is less. A"
+        " difference counts (bold) where the interval leaves out 1 and the two are at least one"
+        " evaluation interval apart; one seed has no interval. Modelled: what the slowest rank computes"
+        " and then, over the link, what it sends; it means something also where ranks outnumber cores."
         if rows
         else "",
         "widths": [2.4, *([2.0] * len(shown))],
@@ -85,17 +97,20 @@ def ratios(results: Results) -> Table:
 
 
 def _ratio(own: pd.DataFrame, base: pd.DataFrame, column: str) -> dict[str, Any]:
-    of, against = (rows.set_index("seed")[column].astype(float) for rows in (own, base))
-    if of.isna().any() or against.isna().any():
-        return {"text": "not reached", "strong": False}
-    paired = set(of.index) == set(against.index)
-    found: Ratio = ratio(of.sort_index().tolist(), against.sort_index().tolist(), paired)
-    return {"text": str(found), "strong": found.differs}
+    for rows, who in ((own, ""), (base, "reference: ")):
+        reached = int(rows["target_reached"].eq(True).sum())
+        if reached < len(rows):
+            text = f"reached by {reached} of {len(rows)}" if reached else "not reached"
+            return {"text": who + text, "strong": False}
+        if column == MEASURED.seconds and any_oversubscribed(rows):
+            return {"text": f"{who}more ranks than cores", "strong": False}
+    found = compare(own, base, column)
+    return {"text": str(found or NONE), "strong": found is not None and found.differs}
 
 
-def scaling(results: Results) -> Table:
-    """What more workers bring each algorithm, and the laws fitted to it."""
-    times, trials = timing(results), finished(results)
+def scaling(results: Results, times: Timing = MEASURED) -> Table:
+    """What more workers bring each algorithm by times of one kind, and the laws fitted to it."""
+    trials = timed(finished(results), times)
     counts = sorted(int(n) for n in trials["workers"].unique())
     base = trials[trials["algorithm"] == "baseline"]
     rows = []
@@ -105,28 +120,44 @@ def scaling(results: Results) -> Table:
             continue
         if not (own["workers"] == 1).any():
             own = pd.concat([base, own])
-        alone = own.loc[own["workers"] == 1, times.rate].mean()
-        speedups = own[times.rate] / alone
-        efficiencies = (speedups / own["workers"]).groupby(own["workers"]).mean().dropna()
-        cells = [f"{efficiencies[n]:.2f}" if n in efficiencies else "–" for n in counts if n > 1]
+        alone = own[own["workers"] == 1]
+        speedups = own[times.rate] / alone[times.rate].mean()
+        cells = [
+            _efficiency(own[own["workers"] == n], alone, trials, times) for n in counts if n > 1
+        ]
         laws = [_law(law, own["workers"].tolist(), speedups.tolist()) for law in LAWS]
         rows.append([names(results)[label], *cells, *laws])
+    name = ""
+    if rows:
+        first = reference(trials).iloc[0]
+        name = called(results, first["algorithm"], int(first["workers"]))
     kind = results.benchmark["benchmark"]["scale"]["scaling"]
     what = "a batch of its own" if kind == "weak" else "a part of one batch"
     more = [f"efficiency on {n}" for n in counts if n > 1]
     return {
-        "title": f"Scaling ({kind})",
-        "note": f"Each worker takes {what} at every step. Efficiency: examples/s ({times.how}) over as"
-        " many times those of the same algorithm on one worker, or of the baseline where it has none."
-        " Laws are fitted to all seeds, in relative terms, with parameters of at least 0; in brackets the"
-        " largest deviation of a point. Amdahl: the share of the work that is not shared out. Universal"
-        " Scalability Law: contention, coherency and, where that follows, the number of workers beyond"
-        " which more are slower. =: as many parameters as numbers of workers beyond one, so that it could"
-        " hardly have missed.",
+        "title": f"Scaling ({kind}, {times.how})",
+        "note": f"Each worker takes {what} at every step. Hardware efficiency: examples/s"
+        f" ({times.how}) of a worker over those of a worker of {name}, as in the figure; in brackets"
+        " scaling efficiency: over those of the same algorithm on one worker, or of the baseline where it"
+        " has none. Laws are fitted to all seeds and to speedups over that one worker, in relative terms,"
+        " with parameters of at least 0; in brackets the largest deviation of a point. Amdahl: the share"
+        " of the work that is not shared out. Universal Scalability Law: contention, coherency and, where"
+        " that follows, the number of workers beyond which more are slower. =: as many parameters as"
+        " numbers of workers beyond one, so that it could hardly have missed.",
         "widths": [2.4, *([1.2] * len(more)), 2.2, 3.6],
         "header": ["algorithm", *more, "Amdahl", "Universal Scalability Law"],
         "rows": rows,
     }
+
+
+def _efficiency(own: pd.DataFrame, alone: pd.DataFrame, trials: pd.DataFrame, times: Timing) -> str:
+    """Hardware efficiency, and scaling efficiency in brackets."""
+    if own.empty:
+        return NONE
+    bases = (reference(trials), alone)
+    of_reference, of_itself = (hardware(own, base, times.rate).mean() for base in bases)
+    itself = NONE if math.isnan(of_itself) else f"{of_itself:.2f}"
+    return f"{of_reference:.2f} ({itself})"
 
 
 def _law(law: Callable[..., Any], workers: list[float], speedups: list[float]) -> str:

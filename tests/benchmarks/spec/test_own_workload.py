@@ -2,6 +2,7 @@
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from paceline.benchmarks.spec.benchmark import Benchmark
 from paceline.benchmarks.spec.plugin import ConfigError
 from paceline.benchmarks.spec.reading import load_benchmark, load_workload
+from paceline.benchmarks.spec.settings import Sweep
 from paceline.benchmarks.spec.suitable import data_fingerprint, description, prepared
 from paceline.benchmarks.sweeps.plan import plans
 from paceline.lightning_modules import find_algorithms
@@ -126,9 +128,26 @@ def test_a_yaml_names_classes_of_a_file_too(written, tmp_path) -> None:
     assert str(workload.data) == "my_model.py:MyData"
 
 
-def test_without_a_target_of_its_own_none_is_reached(written) -> None:
+@pytest.mark.parametrize("override", ["--workload.target.loss=", "--workload.target.loss=null"])
+def test_a_target_can_be_taken_away(written, override: str) -> None:
     assert load(written()).workload.target.loss == 0.4
-    assert load(written("target_loss", "other")).workload.target.loss == 0.0
+    assert load(written(), override).workload.target.loss is None
+
+
+def test_without_a_target_of_its_own_there_is_none_and_no_sweep_about_one(written) -> None:
+    benchmark = load(
+        written("target_loss", "other"),
+        "--sweep.objectives=[bytes_to_target,churn]",
+        "--sweep.tuning_seeds=[0,1]",
+    )
+    assert benchmark.workload.target.loss is None
+    with pytest.raises(ConfigError) as error:
+        plans(benchmark)
+    assert str(error.value) == (
+        "sweep.objectives: bytes_to_target needs a target; set workload.target.loss, or tune"
+        " final_loss or churn"
+    )
+    assert plans(replace(benchmark, sweep=Sweep(objectives=["final_loss"])))[0]
 
 
 def test_a_lightning_module_with_the_methods_of_a_task_is_one(written) -> None:
