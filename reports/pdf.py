@@ -9,7 +9,7 @@ import pandas as pd
 import typst
 from matplotlib.figure import Figure
 
-from paceline.reports.figures.catalogue import figures_of, svg
+from paceline.reports.figures.catalogue import EVERY_NAME, figures_of, svg
 from paceline.reports.measures.groups import NothingToDraw, names, si_bytes
 from paceline.reports.measures.results import Results
 from paceline.reports.text.answer import NONE, Format, answer, question, scope
@@ -41,7 +41,7 @@ def write(results: Results, path: Path) -> list[Path]:
     folder = path.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
     path.write_bytes(pdf)
-    for name in reasons:
+    for name in set(EVERY_NAME) - set(figures):
         (folder / f"{name}.svg").unlink(missing_ok=True)
     for name, content in figures.items():
         (folder / f"{name}.svg").write_bytes(content)

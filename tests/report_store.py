@@ -106,6 +106,16 @@ def predictions(trial: Trial) -> dict[str, NDArray[np.float32]]:
     return {"model": np.full(50, 0.49 + 0.02 * trial.seed, dtype=np.float32)}
 
 
+def modelled(workers: int, points: int) -> float:
+    """Seconds of the store's trials over 10 Gbit/s, up to one of the points of their curves.
+
+    What they compute, and then a hundred messages of 40 bytes for each other worker a point.
+    """
+    computing = points * workers / {1: 1.0, 2: 1.5, 4: 1.2}[workers]
+    messages = 100 * points if workers > 1 else 0
+    return computing + messages * (30e-6 + 40 * (workers - 1) / 1.25e9)
+
+
 def fill(
     client: MlflowClient,
     plan: Benchmark,

@@ -33,11 +33,15 @@ TIMED: dict[str, Callable[[Results, Timing], Figure]] = {
     "pareto": pareto.pareto,
     "speedup": scaling.speedup,
 }
+MODELLED = "_modelled"  # what then ends their name
 OF_A_SWEEP: dict[str, Callable[[Results], Figure]] = {
     "tuning_history": tuning.history,
     "tuning_importance": tuning.importance,
     "tuning_front": tuning.front,
 }
+
+
+EVERY_NAME = [*FIGURES, *(name + MODELLED for name in TIMED), *OF_A_SWEEP]
 
 
 def figures_of(results: Results) -> dict[str, Callable[[Results], Figure]]:
@@ -46,7 +50,7 @@ def figures_of(results: Results) -> dict[str, Callable[[Results], Figure]]:
     for name, draw in FIGURES.items():
         found[name] = draw
         if name in TIMED and len(timings(results)) > 1:
-            found[f"{name}_modelled"] = partial(_with_modelled_times, TIMED[name])
+            found[name + MODELLED] = partial(_with_modelled_times, TIMED[name])
     return found | OF_A_SWEEP if "sweep" in results.benchmark else found
 
 

@@ -186,11 +186,12 @@ def _scaled(results: Results, times: Timing) -> tuple[pd.DataFrame, list[int]]:
     """The trials that finished and whose times mean something, and on how many workers, ascending."""
     trials = timed(finished(results), times)
     counts = sorted(int(workers) for workers in trials["workers"].unique())
+    crowded = len(trials) < len(finished(results))
+    which = "trial with a core for every rank" if crowded else "trial"
     if not counts:
-        raise NothingToDraw("no trial with a core for every rank finished")
+        raise NothingToDraw(f"no {which} finished")
     if len(counts) < 2:
-        who = "trial with a core for every rank" if times == MEASURED else "trial"
-        raise NothingToDraw(f"every {who} that finished ran on the same number of workers")
+        raise NothingToDraw(f"every {which} that finished ran on the same number of workers")
     return trials, counts
 
 

@@ -10,6 +10,7 @@ from paceline.reports.measures.groups import (
     finished,
     reference,
     several_seeds,
+    target,
     timed,
     timings,
     without_target,
@@ -87,12 +88,16 @@ def _of_scaling(results: Results, times: Timing) -> dict[str, tuple[str, str]]:
     )
     kind = _kind(results, times)
     key, head = ("", "") if times == MEASURED else ("_modelled", f", {times.how}")
+    goal = target(results) is not None
+    to_target = (
+        "; statistical efficiency, the examples that it needs to the target by those needed here; and the"
+        " time to the target"
+    )
     return {
         f"efficiency{key}": (
-            f"Efficiency and time to the target{head}",
-            f"Relative to {base}: hardware efficiency, the examples/s of one worker; statistical"
-            " efficiency, the examples that it needs to the target by those needed here; and the time to"
-            " the target. Marks of different algorithms stand side by side to be told"
+            f"Efficiency{' and time to the target' if goal else ''}{head}",
+            f"Relative to {base}: hardware efficiency, the examples/s of one worker"
+            f"{to_target if goal else ''}. Marks of different algorithms stand side by side to be told"
             f" apart.{missed}{bars}{kind}",
         ),
         f"pareto{key}": (

@@ -27,26 +27,22 @@ def summary(results: Results) -> dict[str, Any]:
     `header`, `widths` (in parts of the whole) and `rows`.
     """
     facts, goal = results.benchmark, target(results)
-    columns: list[tuple[str, float]] = [
-        ("algorithm", 2.3),
-        ("workers", 1.2),
-        ("seeds finished", 1.3),
-    ]
-    if goal is not None:
+    columns: list[tuple[str, float]] = [("algorithm", 2.6), ("workers", 1.2)]
+    if goal is None:
+        columns += [("seeds finished", 1.3), ("bytes sent per worker", 1.9)]
+    else:
         columns += [
             ("target reached", 1.2),
             ("steps to target", 1.5),
-            ("seconds to target", 1.5),
-            (f"modelled over {results.link}", 1.7),
-            ("bytes sent per worker to target", 1.9),
+            ("seconds to target", 1.4),
+            (f"modelled, {results.link}", 1.8),
+            ("sent per worker to target", 1.9),
         ]
-    else:
-        columns.append(("bytes sent per worker", 1.9))
     columns += [
-        (f"best {facts['loss_name']}", 1.8),
+        (f"best {facts['loss_name']}", 2.1),
         ("at step", 1.4),
-        (f"final {facts['loss_name']}", 1.8),
-        (f"final {facts['metric_name']}", 1.8),
+        (f"final {facts['loss_name']}", 2.1),
+        (f"final {facts['metric_name']}", 2.1),
     ]
     rows = [_row(results, *group) for group in configurations(results.trials)]
     header, widths = zip(*columns, strict=True)
@@ -60,9 +56,9 @@ def _row(results: Results, label: str, workers: int, trials: pd.DataFrame) -> li
     cells = [
         f"{names(results)[label]} {marks}".strip(),
         f"{workers}{'†' if any_oversubscribed(whole) else ''}",
-        f"{len(whole)} of {len(trials)}",
     ]
     if target(results) is None:
+        cells.append(f"{len(whole)} of {len(trials)}")
         cells.append(mean_and_range(whole["bytes_sent_per_worker"], si_bytes))
     else:
         reached = int(over["target_reached"].eq(True).sum())
@@ -109,22 +105,19 @@ def notes(results: Results) -> list[str]:
     told = []
     if target(results) is not None:
         told.append(
-            "The target counts as reached at the first evaluation at or below it, so it was reached since"
-            " the evaluation before; a difference below one evaluation interval is none. A trial that"
-            " failed or diverged has missed it."
+            "A target is reached at the first evaluation at or below it; a difference below one"
+            " evaluation interval is none. A trial that failed or diverged missed it."
         )
-    told.append(
-        "Seconds are training time, the greatest over ranks, with evaluation off the clock."
-    )
+    told.append("Seconds are training time, the greatest over ranks, without evaluation.")
     if several_seeds(results):
         told.append(
-            "Means over seeds that finished; below, the least and the greatest. Intervals cover 95 % and"
-            " are not corrected for many comparisons."
+            "Means over finished seeds, with the least and the greatest; 95 % intervals, not corrected"
+            " for many comparisons."
         )
     if any_oversubscribed(finished(results)):
         told.append(
-            "† More ranks than cores: the ranks took turns, so seconds and examples/s of these"
-            " trials say nothing about speedup. Modelled times are compared with modelled ones alone."
+            "† More ranks than cores: the ranks took turns, so their measured seconds say nothing, and"
+            " they are compared by modelled ones alone."
         )
     entries = results.benchmark["benchmark"]["algorithms"]
     if own := [name for label, name in names(results).items() if entries[label].get("budget")]:

@@ -13,8 +13,8 @@ from paceline.reports import pdf
 from paceline.reports.figures import catalogue, look, tuning
 from paceline.reports.measures.groups import NothingToDraw
 from paceline.reports.measures.results import Results
+from tests.drawn import crosses, overlaps, text_in
 from tests.report_store import benchmark, fill
-from tests.reports.figures.test_figures import crosses, overlaps, text_in
 
 SETTINGS = {
     "trials": 5,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from paceline.benchmarks.trials.store import open_store
+from paceline.reports.measures.groups import modelled
 from paceline.reports.measures.laws import amdahl, fit, universal
 from paceline.reports.text.tables import scaling
 from tests.report_store import benchmark, fill
@@ -72,20 +73,32 @@ def test_the_report_has_efficiencies_and_laws_of_each_algorithm(tmp_path: Path) 
     client = open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
     workers = {"baseline": [1], "sync_sgd": [2, 4], "admm": [1, 2]}
     results = fill(client, benchmark("laws", workers, [0]), lambda _: [0.4])
-    found = scaling(results)
-    assert found["title"] == "Scaling (weak)"
+    found = scaling(results, modelled(results))
+    assert found["title"] == "Scaling (weak, modelled, ethernet-10g)"
     assert found["header"][1:3] == ["efficiency on 2", "efficiency on 4"]
     sync, admm = found["rows"]
     # The store's trials take 1.5 and 1.2 times the examples of one worker, less what sending costs.
-    assert sync[:3] == ["synchronous SGD", "0.75", "0.30"]
+    assert sync[:3] == ["synchronous SGD", "0.75 (0.75)", "0.30 (0.30)"]
     assert sync[3].endswith("%)")
     assert "most on 2." in sync[4]
     assert sync[4].endswith(", =)")
-    assert admm == ["consensus ADMM", "0.75", "–", "fewer than 3 points", "fewer than 3 points"]
+    assert admm == [
+        "consensus ADMM",
+        "0.75 (0.75)",
+        "–",
+        "fewer than 3 points",
+        "fewer than 3 points",
+    ]
 
 
 def test_without_a_single_worker_there_is_no_efficiency(tmp_path: Path) -> None:
     client = open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
     results = fill(client, benchmark("laws", {"sync_sgd": [2, 4]}, [0]), lambda _: [0.4])
-    (sync,) = scaling(results)["rows"]
-    assert sync == ["synchronous SGD", "–", "–", "no single worker", "no single worker"]
+    (sync,) = scaling(results, modelled(results))["rows"]
+    assert sync == [
+        "synchronous SGD",
+        "1.00 (–)",
+        "0.40 (–)",
+        "no single worker",
+        "no single worker",
+    ]
