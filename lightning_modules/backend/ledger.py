@@ -101,7 +101,7 @@ class Ledger:
     """Counts what one rank sends to others, by operation, group size and phase.
 
     It counts at the one place through which DeepSpeed and the algorithms send: the methods of the
-    communication backend object `deepspeed.comm.comm.cdb`. It is locked, as an asynchronous
+    object of `private.communication_backend`. It is locked, as an asynchronous
     algorithm sends from two threads.
 
     Attributes:
