@@ -11,6 +11,8 @@ from typing import Any
 import torch
 import torch.distributed
 
+from paceline.lightning_modules.backend.phases import TRAINING
+
 
 def _bytes(value: Any) -> int:
     if isinstance(value, torch.Tensor):
@@ -168,6 +170,11 @@ class Ledger:
             size = torch.distributed.get_world_size(group)
             self._groups[group] = size, torch.distributed.get_backend(group)
         return self._groups[group]
+
+    @property
+    def training_seconds(self) -> float:
+        """Seconds spent sending what belongs to the algorithm."""
+        return sum(self.seconds[phase] for phase in TRAINING)
 
     def sent(self, *phases: str) -> tuple[int, float]:
         """Messages and wire bytes booked under `phases`."""
