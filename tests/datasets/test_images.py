@@ -1,11 +1,7 @@
 """Images as a data module: the digits, the published sets, and whole runs."""
 
-import csv
-import io
 import math
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +15,7 @@ from paceline.benchmarks.spec.settings import Budget, Target
 from paceline.benchmarks.spec.shipped import shipped
 from paceline.datasets.images import WANTED, Images
 from paceline.datasets.reading.cache import DataError
-from tests import ROOT
+from tests.checkout import Checkout
 from tests.images import loaded, message
 from tests.workload import Plan, run_ranks, train
 
@@ -119,20 +115,19 @@ def test_the_shipped_workload_runs_from_the_command_line_to_its_report(tmp_path)
     benchmark = yaml.safe_load(shipped()["fashion-mnist"].read_text())
     compared = ("sync_sgd", "model_averaging", "codistillation")
     algorithms = {label: benchmark["algorithms"][label] for label in compared}
-    file = tmp_path / "small.yaml"
-    file.write_text(yaml.safe_dump({**benchmark, "algorithms": algorithms}, sort_keys=False))
-    store, report = f"--store=sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "small.pdf"
-    done = called(
-        *(store, "run", str(file), f"--report={report}", "--scale.workers=[2]"),
+    checkout = Checkout(
+        tmp_path, yaml.safe_dump({**benchmark, "algorithms": algorithms}, sort_keys=False)
+    )
+    done = checkout.call(
+        *("run", str(checkout.yaml), f"--report={checkout.pdf}", "--scale.workers=[2]"),
         *("--workload.budget.examples=6400", "--workload.budget.evaluations=2"),
         *(f"--algorithms.{label}.workers=[2]" for label in compared),
         *("--algorithms.codistillation.burn_in=10", "--algorithms.codistillation.period=10"),
         "--algorithms.model_averaging.partition.kind=labels",
     )
     assert done.returncode == 0, done.stderr + done.stdout
-    assert "small: scikit-learn digits" in done.stdout
-    table = called(store, "results", str(file), "--format", "csv").stdout
-    rows = list(csv.DictReader(io.StringIO(table)))
+    assert "tiny: scikit-learn digits" in done.stdout
+    rows = checkout.rows()
     assert [(row["algorithm"], row["status"]) for row in rows] == [
         (label, "FINISHED") for label in compared
     ]
@@ -140,15 +135,4 @@ def test_the_shipped_workload_runs_from_the_command_line_to_its_report(tmp_path)
         assert float(row["final_loss"]) < math.log(10)  # that of a constant prediction
         assert float(row["final_metric"]) > 0.2
         assert float(row["bytes_sent_per_worker"]) == float(row["expected_bytes_per_worker"]) > 0
-    assert report.read_bytes().startswith(b"%PDF")
-
-
-def called(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "benchmarks", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=170,
-        check=False,
-    )
+    assert checkout.pdf.read_bytes().startswith(b"%PDF")

@@ -4,8 +4,6 @@ import gzip
 import math
 import os
 import pickle
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mlflow.tracking import MlflowClient
 
 from paceline.benchmarks.spec.benchmark import Trial, Workload
 from paceline.benchmarks.spec.plugin import Plugin
@@ -27,7 +24,7 @@ from paceline.lightning_modules import find_algorithms
 from paceline.lightning_modules.backend.layout import Layout
 from paceline.lightning_modules.models.language_model import LanguageModel
 from paceline.reports.measures.results import load
-from tests import ROOT
+from tests.checkout import Checkout
 from tests.corpora import TRAIN, VALID, prepared
 from tests.workload import Plan, run_ranks, train
 
@@ -173,33 +170,20 @@ def test_the_shipped_benchmark_runs_from_text_to_report(text_folder: Path, tmp_p
     """Every algorithm, over a folder of words, through the command line."""
     (text_folder / "train.txt").write_text(TRAIN * 100)
     (text_folder / "tiny.valid.txt.gz").write_bytes(gzip.compress(VALID.encode() * 20))
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks",
-        "run",
-        "penn-treebank",
-        "--data",
-        str(text_folder),
-    ]
-    command += ["--name=tiny", f"--report={tmp_path / 'tiny.pdf'}", "--scale.workers=[1]"]
-    command += ["--algorithms.sync_sgd.workers=[1]", "--algorithms.codistillation.workers=[2]"]
-    command += ["--workload.budget.examples=64", "--workload.budget.evaluations=2"]
-    command += ["--workload.data.sequence_length=10", f"--workload.data.cache_dir={tmp_path / 'c'}"]
-    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=os.environ | {"MLFLOW_TRACKING_URI": store},
-        capture_output=True,
-        text=True,
-        timeout=280,
+    checkout = Checkout(tmp_path)
+    done = checkout.call(
+        *("run", "penn-treebank", "--data", str(text_folder), "--name=tiny"),
+        *(f"--report={checkout.pdf}", f"--workload.data.cache_dir={checkout.cache}"),
+        *("--scale.workers=[1]", "--workload.data.sequence_length=10"),
+        *("--algorithms.sync_sgd.workers=[1]", "--algorithms.codistillation.workers=[2]"),
+        *("--workload.budget.examples=64", "--workload.budget.evaluations=2"),
+        timeout_s=280,
     )
     assert done.returncode == 0, done.stderr + done.stdout
     assert "[6/6]" in done.stdout
     assert "perplexity" in done.stdout
-    assert (tmp_path / "tiny.pdf").read_bytes().startswith(b"%PDF")
-    results = load(MlflowClient(store), "tiny")
+    assert checkout.pdf.read_bytes().startswith(b"%PDF")
+    results = load(checkout.client, "tiny")
     assert results.benchmark["data"]["name"] == "train.txt, tiny.valid.txt.gz (words)"
     trials = results.trials[results.trials["replicas"] == 1]  # else it is a mean of perplexities
     expected = trials["final_loss"].map(math.exp).tolist()
