@@ -76,8 +76,9 @@ class Checkout:
         cache = f"--workload.data.cache_dir={self.cache}"
         return ["run", str(self.yaml), f"--report={self.pdf}", cache]
 
-    def rows(self) -> list[dict[str, str]]:
-        text = self.call("results", str(self.yaml), "--format", "csv").stdout
+    def rows(self, benchmark: str = "") -> list[dict[str, str]]:
+        """The table of results, of another benchmark in the store where it is named."""
+        text = self.call("results", benchmark or str(self.yaml), "--format", "csv").stdout
         return list(csv.DictReader(io.StringIO(text)))
 
     def trials(self, status: str) -> list[str]:

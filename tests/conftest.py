@@ -13,7 +13,7 @@ import pytest
 from paceline.lightning_modules.backend import launch
 from tests.processes import ranks_alive
 
-launch.start_fork_server("paceline.benchmarks.trials.rank", "tests.workload")
+launch.start_fork_server("paceline.benchmarks.trials.rank", "tests.ranks", "tests.workload")
 
 
 @pytest.fixture(autouse=True)

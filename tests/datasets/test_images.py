@@ -17,7 +17,7 @@ from paceline.datasets.images import WANTED, Images
 from paceline.datasets.reading.cache import DataError
 from tests.checkout import Checkout
 from tests.images import loaded, message
-from tests.workload import Plan, run_ranks, train
+from tests.ranks import Plan, run_ranks, train
 
 
 def test_a_path_without_images_is_named(tmp_path):

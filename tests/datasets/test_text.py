@@ -26,7 +26,7 @@ from paceline.lightning_modules.models.language_model import LanguageModel
 from paceline.reports.measures.results import load
 from tests.checkout import Checkout
 from tests.corpora import TRAIN, VALID, prepared
-from tests.workload import Plan, run_ranks, train
+from tests.ranks import Plan, run_ranks, train
 
 
 def test_a_sequence_and_its_targets_are_one_token_apart(text_folder: Path) -> None:

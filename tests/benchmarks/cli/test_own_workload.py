@@ -1,7 +1,5 @@
 """A person's own model from the command line, under every algorithm."""
 
-import csv
-import io
 from pathlib import Path
 
 import pytest
@@ -25,13 +23,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     return checkout
 
 
-def rows(checkout: Checkout) -> list[dict[str, str]]:
-    done = checkout.call("results", "my_model", "--format", "csv")
-    return list(csv.DictReader(io.StringIO(done.stdout)))
-
-
 def test_every_algorithm_trains_the_example(finished: Checkout) -> None:
-    found = rows(finished)
+    found = finished.rows("my_model")
     assert {row["algorithm"] for row in found} == set(find_algorithms())
     for row in found:
         assert row["status"] == "FINISHED"
@@ -44,7 +37,9 @@ def test_every_algorithm_trains_the_example(finished: Checkout) -> None:
 def test_a_rerun_repeats_the_text_that_was_run_whatever_is_in_the_file_now(
     finished: Checkout,
 ) -> None:
-    run_id = next(row["run_id"] for row in rows(finished) if row["algorithm"] == "sync_sgd")
+    run_id = next(
+        row["run_id"] for row in finished.rows("my_model") if row["algorithm"] == "sync_sgd"
+    )
     repeated = finished.call("rerun", run_id)
     assert repeated.returncode == 0, repeated.stderr
     assert "bitwise equal" in repeated.stdout

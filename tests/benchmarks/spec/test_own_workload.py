@@ -6,7 +6,7 @@ from paceline.benchmarks.spec.reading import load_benchmark
 from paceline.benchmarks.spec.suitable import data_fingerprint, description, prepared
 from paceline.benchmarks.sweeps.plan import plans
 from tests.own_workload import SMALL, TEXT, load
-from tests.workload import run_ranks
+from tests.ranks import run_ranks
 
 
 def test_the_example_has_fewer_than_60_lines() -> None:

@@ -7,7 +7,8 @@ import torch
 import torch.distributed
 
 from paceline.lightning_modules.backend.clock import Clock
-from tests.workload import Plan, run_ranks, train, trial
+from tests.ranks import Plan, run_ranks, train
+from tests.workload import trial
 
 
 def test_the_clock_splits_time_into_phases_and_stands_while_stopped() -> None:

@@ -18,7 +18,8 @@ from paceline.benchmarks.trials.rank import run_rank
 from paceline.lightning_modules.backend.launch import RankFailed, Ranks
 from tests import ROOT
 from tests.processes import ranks_alive
-from tests.workload import run_ranks, trial
+from tests.ranks import run_ranks
+from tests.workload import trial
 
 pytestmark = pytest.mark.timeout(120)
 Report = Callable[[str, Any], None]
@@ -147,8 +148,9 @@ WITHOUT_COMPILER = """
 from paceline.lightning_modules.backend.launch import Ranks, start_fork_server
 
 if __name__ == "__main__":
-    start_fork_server("tests.workload")
-    from tests.workload import Plan, train, trial
+    start_fork_server("tests.ranks", "tests.workload")
+    from tests.ranks import Plan, train
+    from tests.workload import trial
     with Ranks(2, train, trial(2, steps=4), Plan()) as ranks:
         print(sum(kind == "result" for _, kind, _ in ranks.messages(90)))
 """

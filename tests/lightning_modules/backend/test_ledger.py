@@ -10,7 +10,8 @@ import torch
 import torch.distributed
 
 from paceline.lightning_modules.backend.ledger import Ledger, wire_bytes
-from tests.workload import Plan, run_ranks, train, trial
+from tests.ranks import Plan, run_ranks, train
+from tests.workload import trial
 
 
 @pytest.mark.parametrize(

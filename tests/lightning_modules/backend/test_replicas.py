@@ -17,7 +17,8 @@ from paceline.datasets.batches import BatchOrder
 from paceline.lightning_modules.backend.algorithm import Algorithm
 from paceline.lightning_modules.backend.layout import Layout
 from paceline.lightning_modules.sync_sgd import SyncSGD
-from tests.workload import LinearRule, Plan, Tower, optimizer_of, run_ranks, train, trial
+from tests.ranks import Plan, run_ranks, train
+from tests.workload import LinearRule, Tower, optimizer_of, trial
 
 pytestmark = pytest.mark.timeout(120)
 Report = Callable[[str, Any], None]
