@@ -3,9 +3,13 @@
 import csv
 import io
 import os
+import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
+from typing import Self
 
 from mlflow.tracking import MlflowClient
 
@@ -45,6 +49,19 @@ class Checkout:
         self.pdf = folder / "tiny.pdf"
         self.cache = folder / "cache"
         self.uri = store or f"sqlite:///{folder / 'mlflow.db'}"
+
+    def copy(self, folder: Path) -> Self:
+        """The same benchmark over a copy of what has been run, for a test that changes it."""
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        copied = type(self)(folder, self.yaml.read_text())
+        copied.cache = self.cache  # a trial in another cache is another trial
+        with closing(sqlite3.connect(folder / "mlflow.db")) as store, store:
+            for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+                store.execute(
+                    f"UPDATE {table} SET {column} = replace({column}, ?, ?)",
+                    (self.folder.as_uri(), folder.as_uri()),
+                )
+        return copied
 
     @property
     def client(self) -> MlflowClient:

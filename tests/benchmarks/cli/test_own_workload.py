@@ -35,12 +35,12 @@ def test_every_algorithm_trains_the_example(finished: Checkout) -> None:
 
 
 def test_a_rerun_repeats_the_text_that_was_run_whatever_is_in_the_file_now(
-    finished: Checkout,
+    finished: Checkout, tmp_path: Path
 ) -> None:
-    run_id = next(
-        row["run_id"] for row in finished.rows("my_model") if row["algorithm"] == "sync_sgd"
-    )
-    repeated = finished.call("rerun", run_id)
+    checkout = finished.copy(tmp_path)
+    rows = checkout.rows("my_model")
+    run_id = next(row["run_id"] for row in rows if row["algorithm"] == "sync_sgd")
+    repeated = checkout.call("rerun", run_id)
     assert repeated.returncode == 0, repeated.stderr
     assert "bitwise equal" in repeated.stdout
     assert "differs" not in repeated.stdout

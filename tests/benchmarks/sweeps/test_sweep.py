@@ -21,7 +21,7 @@ from tests.workload import Bowl
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
-    """A sweep that has run to its end."""
+    """A sweep that has run to its end, which tests only read."""
     checkout = Sweep(tmp_path_factory.mktemp("swept"))
     checkout.complete()
     return checkout
@@ -64,13 +64,14 @@ def test_study_trial_and_retrain_nest_in_mlflow(swept):
         assert {run.info.status for run in swept.runs(kind)} == {"FINISHED"}
 
 
-def test_the_same_command_again_runs_nothing_and_a_larger_budget_the_rest(swept):
-    before = len(swept.runs("tuning")), len(swept.runs("trial"))
-    swept.complete()
-    assert (len(swept.runs("tuning")), len(swept.runs("trial"))) == before
-    swept.complete("--sweep.trials=5", "--sweep.algorithms=[sync_sgd]")
-    assert len(swept.runs("tuning")) == before[0] + 1
-    assert len(swept.runs("benchmark")) == 1
+def test_the_same_command_again_runs_nothing_and_a_larger_budget_the_rest(swept, tmp_path):
+    checkout = swept.copy(tmp_path)
+    before = len(checkout.runs("tuning")), len(checkout.runs("trial"))
+    checkout.complete()
+    assert (len(checkout.runs("tuning")), len(checkout.runs("trial"))) == before
+    checkout.complete("--sweep.trials=5", "--sweep.algorithms=[sync_sgd]")
+    assert len(checkout.runs("tuning")) == before[0] + 1
+    assert len(checkout.runs("benchmark")) == 1
 
 
 def test_optuna_shows_the_studies_on_a_page_of_this_machine(swept):
