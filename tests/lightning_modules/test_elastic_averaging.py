@@ -15,7 +15,8 @@ from paceline.datasets.partition import Partition
 from paceline.lightning_modules import elastic_averaging
 from paceline.lightning_modules.elastic_averaging import ElasticAveraging
 from tests import ROOT
-from tests.workload import LinearRule, Plan, Tower, relative_distance, run_ranks, train, trial
+from tests.ranks import Plan, relative_distance, run_ranks, train
+from tests.workload import LinearRule, Tower, trial
 
 pytestmark = pytest.mark.timeout(120)
 
