@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from paceline.reports.figures import tuning
 from paceline.reports.measures.claims import judge, read_claims
 from paceline.reports.measures.comparison import compare
 from paceline.reports.measures.efficiency import hardware
@@ -30,6 +29,7 @@ from paceline.reports.measures.laws import FEWEST, amdahl, fit, universal
 from paceline.reports.measures.results import Results
 from paceline.reports.measures.retrains import reproducibility, served
 from paceline.reports.measures.statistics import churn, disagreement
+from paceline.reports.text import tuning
 from paceline.reports.text.answer import NONE
 
 Table = dict[str, Any]
