@@ -6,9 +6,8 @@ from collections.abc import Callable
 import matplotlib.style
 from matplotlib.figure import Figure
 
-from paceline.reports.figures import curves, diagnostics, pareto, scaling, tuning
+from paceline.reports.figures import curves, diagnostics, pareto, retrains, scaling, tuning
 from paceline.reports.figures.look import STYLE
-from paceline.reports.measures import retrains
 from paceline.reports.measures.results import Results
 
 FIGURES: dict[str, Callable[[Results], Figure]] = {

@@ -21,7 +21,7 @@ from paceline.reports.measures.groups import (
 from paceline.reports.measures.laws import FEWEST, amdahl, fit, universal
 from paceline.reports.measures.results import Results
 from paceline.reports.measures.retrains import reproducibility, served
-from paceline.reports.measures.statistics import Ratio, churn, disagreement, ratio
+from paceline.reports.measures.statistics import by_seed, churn, differing, disagreement, ratio
 
 Table = dict[str, Any]
 LAWS = (amdahl, universal)
@@ -61,21 +61,26 @@ def ratios(results: Results) -> Table:
         "modelled_time_to_target_s": f"modelled seconds, {results.link}",
     }
     trials = finished(results)
-    rows = []
+    rows, name = [], ""
     if len(trials) > 1:
         base = reference(results)
         name = called(results, base["algorithm"].iloc[0], int(base["workers"].iloc[0]))
-        for algorithm, workers, own in configurations(trials):
-            if own["run_id"].tolist() == base["run_id"].tolist():
-                continue
-            cells = [_ratio(own, base, column) for column in shown]
-            rows.append([called(results, algorithm, workers), *cells])
+        others = [
+            group
+            for group in configurations(trials)
+            if group[2]["run_id"].tolist() != base["run_id"].tolist()
+        ]
+        columns = [_ratios([own for _, _, own in others], base, column) for column in shown]
+        cells = zip(*columns, strict=True)
+        rows = [[called(results, a, n), *own] for (a, n, _), own in zip(others, cells, strict=True)]
     return {
         "title": "Relative to the reference",
-        "note": f"Each figure over that of {name}: geometric mean over seeds and its 95 % bootstrap"
-        " interval, paired by seed. Below 1 is less. A difference counts (bold) where the interval leaves"
-        " out 1; one seed has no interval. Modelled: what the slowest rank computes and then, over the"
-        " link, what it sends; it means something also where ranks outnumber cores."
+        "note": f"Each figure over that of {name}: geometric mean over seeds and its 95 % interval,"
+        " Student's t on logs, paired by seed. Below 1 is less. Each interval is of one comparison alone;"
+        " a difference counts (bold) where the ratio differs from 1 after Holm's correction for the"
+        f" {len(rows)} comparisons of its column. One seed has no interval; where one has no figure, it"
+        " missed the target. Modelled: what the slowest rank computes and then, over the link, what it"
+        " sends; it means something also where ranks outnumber cores."
         if rows
         else "",
         "widths": [2.4, *([2.0] * len(shown))],
@@ -84,13 +89,14 @@ def ratios(results: Results) -> Table:
     }
 
 
-def _ratio(own: pd.DataFrame, base: pd.DataFrame, column: str) -> dict[str, Any]:
-    of, against = (rows.set_index("seed")[column].astype(float) for rows in (own, base))
-    if of.isna().any() or against.isna().any():
-        return {"text": "not reached", "strong": False}
-    paired = set(of.index) == set(against.index)
-    found: Ratio = ratio(of.sort_index().tolist(), against.sort_index().tolist(), paired)
-    return {"text": str(found), "strong": found.differs}
+def _ratios(others: list[pd.DataFrame], base: pd.DataFrame, column: str) -> list[Table]:
+    """The cells of a column, strong where a ratio differs from 1."""
+    against = by_seed(base, column)
+    found = [ratio(by_seed(own, column), against) for own in others]
+    return [
+        {"text": str(one), "strong": differs}
+        for one, differs in zip(found, differing(found), strict=True)
+    ]
 
 
 def scaling(results: Results) -> Table:
