@@ -129,7 +129,7 @@ def _compared(
     if paired:
         of, against = ({seed: side[seed] for seed in shared} for side in (of, against))
     if alone:
-        note = f"without {_seeds(alone)}" if paired else "seeds not paired"
+        note = f"without {named(alone)}" if paired else "seeds not paired"
     try:
         above, below = logs(of), logs(against)
     except NoLogs as error:
@@ -150,11 +150,12 @@ def _logs(figures: Mapping[int, float]) -> Logs:
     if without or not figures:
         missing = any(math.isnan(figures[seed]) for seed in without)
         what = "no figure" if missing else "a figure that is not positive"
-        raise NoLogs(f"{what}: {_seeds(without)}" if figures else "no figure")
+        raise NoLogs(f"{what}: {named(without)}" if figures else "no figure")
     return np.log(np.array([*figures.values()], dtype=np.float64))
 
 
-def _seeds(seeds: Sequence[int]) -> str:
+def named(seeds: Sequence[int]) -> str:
+    """`seed 1`, `seeds 1, 2`."""
     return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 

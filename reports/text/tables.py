@@ -2,14 +2,13 @@
 
 import itertools
 import math
-from collections.abc import Callable
 from statistics import fmean
 from typing import Any
 
 import pandas as pd
 
 from paceline.reports.figures import tuning
-from paceline.reports.measures.claims import judge, read_claims
+from paceline.reports.measures.claims import read_claims
 from paceline.reports.measures.groups import (
     called,
     configurations,
@@ -18,13 +17,13 @@ from paceline.reports.measures.groups import (
     reference,
     timing,
 )
-from paceline.reports.measures.laws import FEWEST, amdahl, fit, universal
+from paceline.reports.measures.laws import LAWS, Law, fewest, fit, universal
 from paceline.reports.measures.results import Results
 from paceline.reports.measures.retrains import reproducibility, served
 from paceline.reports.measures.statistics import by_seed, churn, differing, disagreement, ratio
+from paceline.reports.measures.verdicts import BAND, judge
 
 Table = dict[str, Any]
-LAWS = (amdahl, universal)
 NEGLIGIBLE = 1e-4  # a parameter of a law
 
 
@@ -104,6 +103,7 @@ def scaling(results: Results) -> Table:
     times, trials = timing(results), finished(results)
     counts = sorted(int(n) for n in trials["workers"].unique())
     base = trials[trials["algorithm"] == "baseline"]
+    kind = results.benchmark["benchmark"]["scale"]["scaling"]
     rows = []
     for label in trials["algorithm"].unique():
         own = trials[trials["algorithm"] == label]
@@ -115,37 +115,37 @@ def scaling(results: Results) -> Table:
         speedups = own[times.rate] / alone
         efficiencies = (speedups / own["workers"]).groupby(own["workers"]).mean().dropna()
         cells = [f"{efficiencies[n]:.2f}" if n in efficiencies else "–" for n in counts if n > 1]
-        laws = [_law(law, own["workers"].tolist(), speedups.tolist()) for law in LAWS]
+        points = own["workers"].tolist(), speedups.tolist()
+        laws = [_law(law, *points) for law in LAWS[kind].values()]
         rows.append([names(results)[label], *cells, *laws])
-    kind = results.benchmark["benchmark"]["scale"]["scaling"]
     what = "a batch of its own" if kind == "weak" else "a part of one batch"
     more = [f"efficiency on {n}" for n in counts if n > 1]
     return {
         "title": f"Scaling ({kind})",
         "note": f"Each worker takes {what} at every step. Efficiency: examples/s ({times.how}) over as"
         " many times those of the same algorithm on one worker, or of the baseline where it has none."
-        " Laws are fitted to all seeds, in relative terms, with parameters of at least 0; in brackets the"
-        " largest deviation of a point. Amdahl: the share of the work that is not shared out. Universal"
+        " Laws are fitted to all seeds, in relative terms, with parameters of at least 0, where there are"
+        " more numbers of workers beyond one than parameters; in brackets the largest deviation of a"
+        " point. Amdahl, of strong scaling alone: the share of the work that is not shared out. Universal"
         " Scalability Law: contention, coherency and, where that follows, the number of workers beyond"
-        " which more are slower. =: as many parameters as numbers of workers beyond one, so that it could"
-        " hardly have missed.",
-        "widths": [2.4, *([1.2] * len(more)), 2.2, 3.6],
-        "header": ["algorithm", *more, "Amdahl", "Universal Scalability Law"],
+        " which more are slower.",
+        "widths": [2.4, *([1.2] * len(more)), *([3.0] * len(LAWS[kind]))],
+        "header": ["algorithm", *more, *LAWS[kind]],
         "rows": rows,
     }
 
 
-def _law(law: Callable[..., Any], workers: list[float], speedups: list[float]) -> str:
+def _law(law: Law, workers: list[float], speedups: list[float]) -> str:
     if any(math.isnan(speedup) for speedup in speedups) or 1 not in workers:
         return "no single worker"
     found = fit(law, workers, speedups)
     if found is None:
-        return f"fewer than {FEWEST} points"
+        return f"fewer than {fewest(law)} numbers of workers"
     shown = ", ".join(f"{p:.3g}" if p > NEGLIGIBLE else "0" for p in found.parameters)
     if law is universal and found.parameters[1] > NEGLIGIBLE:
         contention, coherency = found.parameters
         shown += f"; most on {math.sqrt((1 - contention) / coherency):.1f}"
-    return f"{shown} ({found.deviation:.1%}{'' if found.determined else ', ='})"
+    return f"{shown} ({found.deviation:.1%})"
 
 
 def retrains(results: Results) -> Table:
@@ -197,7 +197,10 @@ def claims(results: Results) -> Table:
     verdicts = [judge(claim, results) for claim in read_claims()]
     rows = [
         [
-            {"text": verdict.outcome, "strong": verdict.outcome != "inconclusive"},
+            {
+                "text": verdict.outcome,
+                "strong": verdict.outcome in ("reproduced", "not reproduced"),
+            },
             f"{verdict.claim.statement} ({verdict.claim.source})",
             f"{verdict.claim.measure}, {verdict.claim.of} over {verdict.claim.against}",
             verdict.claim.bound,
@@ -208,9 +211,12 @@ def claims(results: Results) -> Table:
     ]
     return {
         "title": "Claims",
-        "note": "Reproduced: the 95 % interval of the ratio lies within the claim's bound; not"
-        " reproduced: it lies beyond, or the target was missed; inconclusive: neither, or one seed."
-        " On this workload, this scale and these settings.",
+        "note": "Reproduced: the 95 % interval of the ratio lies within the claim's bound, at the target"
+        f" and at targets {100 * BAND:g} % lower and higher; not reproduced: beyond it; inconclusive:"
+        " neither, or one seed. A trial that failed or missed the target needs more than it had spent."
+        " By construction: the ratio follows from how the algorithms are built, and checks the code."
+        f" Each verdict is on its own, not corrected for the {len(rows)} claims. On this workload, this"
+        " scale and these settings.",
         "widths": [1.2, 3.4, 2.2, 1.0, 1.6],
         "header": ["verdict", "claim", "tested by", "bound", "measured"],
         "rows": rows,
