@@ -21,6 +21,7 @@ METERS = {
     "exchanges": "exchanges between ranks, beside the model of a link",
     "ingest": "how fast Criteo rows are read, beside pandas and polars",
     "overhead": "what the meters add to a step, and what a trial costs beside its training",
+    "coverage": "whether intervals cover and tests raise no false alarms, by simulation",
 }
 
 # What is told in one line, beside the errors of the operating system, by module.
