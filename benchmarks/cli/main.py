@@ -182,8 +182,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 0, 1 (something failed), 2 (a mistake), 130
-    (interrupted)."""
+    """Runs one command.
+
+    Returns:
+        The exit status: 0, 1 (something failed), 2 (a mistake) or 130 (interrupted).
+    """
     root = parser()
     options, overrides = root.parse_known_args(arguments)
     if overrides and options.verb not in ("run", "sweep", "measure"):
