@@ -158,7 +158,7 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_ends_the_rest(checko
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.endswith("interrupted; the same command goes on where this one stopped\n")
+    assert err.endswith("interrupted; run the same command again to continue\n")
     assert not any(rank.is_running() for rank in ranks)
     assert len(checkout.trials("FINISHED")) == 1
     assert checkout.trials("KILLED") == ["sync_sgd, 2 workers, seed 0: interrupted by the user"]
