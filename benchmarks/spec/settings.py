@@ -12,7 +12,11 @@ Pruner = Literal["hyperband", "successive_halving", "none"]
 
 @dataclass(frozen=True)
 class Target:
-    """The validation loss at which a trial counts as having reached its target."""
+    """The validation loss at which a trial counts as having reached its target.
+
+    Args:
+        loss: in the unit of the task's loss.
+    """
 
     loss: float
 
