@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -23,7 +24,7 @@ from paceline.datasets.reading.cache import DataError
 from paceline.datasets.text import Text
 from tests import ROOT
 
-CONTENT = os.urandom(3 * CHUNK + 17)
+CONTENT = random.Random(0).randbytes(3 * CHUNK + 17)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 PACKED = gzip.compress(CONTENT)
 
