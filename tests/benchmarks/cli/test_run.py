@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +151,7 @@ def halt_second_trial(process: "subprocess.Popen[str]") -> list[psutil.Process]:
         if len(ranks) == 2:
             ranks[1].suspend()
             return ranks
+        time.sleep(0.01)
 
 
 def test_ctrl_c_keeps_what_is_finished_and_the_same_command_ends_the_rest(checkout):

@@ -29,8 +29,8 @@ def test_the_clock_splits_time_into_phases_and_stands_while_stopped() -> None:
 
 def test_evaluation_is_not_on_the_clock() -> None:
     begin = time.perf_counter()
-    figures = run_ranks(2, train, trial(2, steps=4, evaluations=2, evaluation_pause_s=2.0), Plan())
-    assert time.perf_counter() - begin > 4.0
+    figures = run_ranks(2, train, trial(2, steps=4, evaluations=1, evaluation_pause_s=2.0), Plan())
+    assert time.perf_counter() - begin > 2.0
     assert figures[0]["points"][-1]["train_seconds"] < 2.0
 
 
