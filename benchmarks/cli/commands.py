@@ -138,12 +138,13 @@ def report(options: argparse.Namespace) -> int:
 def _write_report(client: "MlflowClient", results: "Results", path: str | None) -> Path:
     from paceline.benchmarks.trials.store import attach
     from paceline.reports import pdf
-    from paceline.reports.figures import catalogue, tuning
+    from paceline.reports.figures import catalogue
+    from paceline.reports.measures.studies import by_study
 
     pdf_name = f"{results.benchmark['name']}.pdf"
     file = Path(path) if path else home() / "reports" / "output" / pdf_name
     attach(client, results.run_id, pdf.write(results, file))
-    for run_id, own in tuning.by_study(results).items():
+    for run_id, own in by_study(results).items():
         for name, figure in pdf.draw(own, catalogue.OF_A_SWEEP)[0].items():
             client.log_text(run_id, figure.decode(), f"report/{name}.svg")
     return file
@@ -179,11 +180,11 @@ def measure(options: argparse.Namespace) -> int:
 def list_all(_: argparse.Namespace) -> int:
     from paceline.benchmarks.cli.download import SETS
     from paceline.benchmarks.spec.shipped import shipped
-    from paceline.lightning_modules import find_algorithms
+    from paceline.lightning_modules import titles
 
     for title, entries in {
         "benchmark": {name: _first_comment(path) for name, path in shipped().items()},
-        "algorithm": {name: cls.title for name, cls in find_algorithms().items()},
+        "algorithm": titles(),
         "data set": {name: public.about for name, public in SETS.items()},
     }.items():
         grid = Table(title, "what it is", box=None)

@@ -73,7 +73,7 @@ def cores() -> int:
 def hardware() -> dict[str, Any]:
     """The machine: processor, cores, memory in GiB, GPUs, operating system."""
     return {
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "cores": cores(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
@@ -81,7 +81,8 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """The model of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

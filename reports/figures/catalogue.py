@@ -6,9 +6,8 @@ from collections.abc import Callable
 import matplotlib.style
 from matplotlib.figure import Figure
 
-from paceline.reports.figures import curves, diagnostics, pareto, scaling, tuning
+from paceline.reports.figures import churn, curves, diagnostics, pareto, scaling, tuning
 from paceline.reports.figures.look import STYLE
-from paceline.reports.measures import retrains
 from paceline.reports.measures.results import Results
 
 FIGURES: dict[str, Callable[[Results], Figure]] = {
@@ -20,7 +19,7 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
     "pareto": pareto.pareto,
     "speedup": scaling.speedup,
     "bytes_sent": scaling.bytes_sent,
-    "churn_matrix": retrains.churn_matrix,
+    "churn_matrix": churn.churn_matrix,
     "staleness": diagnostics.staleness,
     "residuals": diagnostics.residuals,
     "divergence": diagnostics.divergence,

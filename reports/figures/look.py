@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from statistics import fmean
 from textwrap import fill
 from typing import Any
 
@@ -11,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation, blended_transform_factory
+from scipy.optimize import isotonic_regression
 
 from paceline.reports.measures.groups import (
     any_oversubscribed,
@@ -266,18 +266,13 @@ def write_beside(axes: Axes, labels: list[Label], inches: float) -> None:
 def spread(wanted: list[float], gap: float) -> list[float]:
     """Heights in [0, 1] at least `gap` apart, nearest to those wanted in the least squares.
 
-    Less the i gaps below it, the height of label i must only not decrease: that is an isotonic
-    regression, solved by pooling neighbours in the wrong order.
+    Less the i gaps below it, the height of label i must only not decrease, which is an isotonic
+    regression.
 
     Args:
         wanted: ascending.
         gap: as a part of the whole height.
     """
-    pools: list[list[float]] = []
-    for i, height in enumerate(wanted):
-        pools.append([height - i * gap])
-        while len(pools) > 1 and fmean(pools[-2]) > fmean(pools[-1]):
-            pools[-2:] = [pools[-2] + pools[-1]]
-    levels = [fmean(pool) for pool in pools for _ in pool]
+    levels = isotonic_regression([height - i * gap for i, height in enumerate(wanted)]).x
     highest = max(0.0, 1 - gap * (len(wanted) - 1))
     return [min(max(level, 0.0), highest) + i * gap for i, level in enumerate(levels)]

@@ -1,6 +1,5 @@
 """The heading and the caption of each figure of a report."""
 
-from paceline.reports.figures.tuning import CAPTIONS
 from paceline.reports.measures.groups import (
     NothingToDraw,
     any_oversubscribed,
@@ -12,6 +11,7 @@ from paceline.reports.measures.groups import (
     without_target,
 )
 from paceline.reports.measures.results import Results
+from paceline.reports.text.tuning import CAPTIONS
 
 
 def captions(results: Results) -> dict[str, tuple[str, str]]:

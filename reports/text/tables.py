@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from paceline.reports.figures import tuning
 from paceline.reports.measures.claims import judge, read_claims
 from paceline.reports.measures.groups import (
     called,
@@ -22,6 +21,7 @@ from paceline.reports.measures.laws import FEWEST, amdahl, fit, universal
 from paceline.reports.measures.results import Results
 from paceline.reports.measures.retrains import reproducibility, served
 from paceline.reports.measures.statistics import Ratio, churn, disagreement, ratio
+from paceline.reports.text import tuning
 
 Table = dict[str, Any]
 LAWS = (amdahl, universal)

@@ -137,6 +137,6 @@ def test_an_argument_out_of_range_is_named(argument: dict[str, Any], message: st
 def test_the_walk_through_shows_the_code_of_the_file() -> None:
     page = (ROOT / "docs" / "new_algorithm.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     code = "".join(inspect.getsource(elastic_averaging).split())
     assert all("".join(block.split()) in code for block in blocks)

@@ -60,10 +60,7 @@ def test_without_a_target_of_its_own_none_is_reached(model_file) -> None:
 
 
 def test_a_lightning_module_with_the_methods_of_a_task_is_one(model_file) -> None:
-    text = model_file(
-        "from paceline.lightning_modules.backend.task import Task",
-        "from pytorch_lightning import *",
-    )
+    text = model_file("from paceline import Task", "from pytorch_lightning import *")
     path = Path(text.rpartition(":")[0])
     path.write_text(path.read_text().replace("(Task)", "(LightningModule)"))
     trial = next(t for t in load(text, *SMALL).trials() if t.label == "codistillation")
