@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from paceline.reports.measures.results import COLUMNS, PREDICTIONS_FILE, RERUN, search
-from tests.checkout import Checkout
+from tests.checkout import Checkout, output_of
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +192,7 @@ def test_a_killed_rank_fails_its_trial_only(checkout):
     process = checkout.start(*checkout.run_command())
     ranks = halt_second_trial(process)
     ranks[1].kill()
-    out, err = process.communicate(timeout=120)
+    out, err = output_of(process)
     assert process.returncode == 1, err
     assert "failed trials: 1" in out
     assert len(checkout.trials("FINISHED")) == 1
