@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import psutil
 import pytest
 
 from paceline.reports.measures.results import COLUMNS, PREDICTIONS_FILE, RERUN, search
-from tests.checkout import Checkout
+from tests.checkout import Checkout, output_of
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +151,7 @@ def halt_second_trial(process: "subprocess.Popen[str]") -> list[psutil.Process]:
         if len(ranks) == 2:
             ranks[1].suspend()
             return ranks
+        time.sleep(0.01)
 
 
 def test_ctrl_c_keeps_what_is_finished_and_the_same_command_ends_the_rest(checkout):
@@ -190,7 +192,7 @@ def test_a_killed_rank_fails_its_trial_only(checkout):
     process = checkout.start(*checkout.run_command())
     ranks = halt_second_trial(process)
     ranks[1].kill()
-    out, err = process.communicate(timeout=120)
+    out, err = output_of(process)
     assert process.returncode == 1, err
     assert "failed trials: 1" in out
     assert len(checkout.trials("FINISHED")) == 1
