@@ -30,36 +30,50 @@ scale: {workers: [2], batch_size: 100}
 
 
 class Checkout:
-    """The command line over a store of its own."""
+    """The command line over a store of its own.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: of the benchmark, the store and the report.
+        benchmark: the text of its YAML.
+        store: the address of an MLflow store, where it is not a file in the folder.
+    """
+
+    def __init__(self, folder: Path, benchmark: str = BENCHMARK, store: str = "") -> None:
         self.folder = folder
         self.yaml = folder / "tiny.yaml"
-        self.yaml.write_text(BENCHMARK)
+        self.yaml.write_text(benchmark)
         self.pdf = folder / "tiny.pdf"
-        self.uri = f"sqlite:///{folder / 'mlflow.db'}"
+        self.cache = folder / "cache"
+        self.uri = store or f"sqlite:///{folder / 'mlflow.db'}"
 
-    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(self.uri)
+
+    def start(
+        self, *arguments: str, prefix: tuple[str, ...] = (), stderr: int = subprocess.PIPE
+    ) -> "subprocess.Popen[str]":
+        """Starts the command, in a session of its own, behind a prefix that is executed."""
         return subprocess.Popen(
-            [sys.executable, "-m", "benchmarks", *arguments],
+            [*prefix, sys.executable, "-m", "benchmarks", *arguments],
             cwd=ROOT,
             env=os.environ | {"MLFLOW_TRACKING_URI": self.uri, "PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
             start_new_session=True,
         )
 
-    def call(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    def call(self, *arguments: str, timeout_s: float = 170) -> "subprocess.CompletedProcess[str]":
         process = self.start(*arguments)
-        out, err = process.communicate(timeout=170)
+        out, err = process.communicate(timeout=timeout_s)
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
     def run(self, *overrides: str) -> "subprocess.CompletedProcess[str]":
         return self.call(*self.run_command(), *overrides)
 
     def run_command(self) -> list[str]:
-        cache = f"--workload.data.cache_dir={self.folder / 'cache'}"
+        cache = f"--workload.data.cache_dir={self.cache}"
         return ["run", str(self.yaml), f"--report={self.pdf}", cache]
 
     def rows(self) -> list[dict[str, str]]:
@@ -68,7 +82,7 @@ class Checkout:
 
     def trials(self, status: str) -> list[str]:
         """The names of the trial runs of that status in MLflow, with the reason where there is one."""
-        runs = search(MlflowClient(self.uri), "tiny", paceline__kind="trial")
+        runs = search(self.client, "tiny", paceline__kind="trial")
         return [
             f"{run.info.run_name}: {run.data.tags.get(FAILURE, '')}"
             for run in runs

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from mlflow.tracking import MlflowClient
 
 from paceline.reports.measures.results import COLUMNS, PREDICTIONS_FILE, RERUN, search
 from tests.checkout import Checkout
@@ -59,7 +58,7 @@ def test_report_draws_the_same_bytes_from_the_store(finished):
 
 
 def test_the_parent_run_holds_the_report_and_every_trial_its_record(finished):
-    client = MlflowClient(finished.uri)
+    client = finished.client
     (parent,) = search(client, "tiny", paceline__kind="benchmark")
     assert parent.info.status == "FINISHED"
     stored = {artifact.path for artifact in client.list_artifacts(parent.info.run_id, "report")}
@@ -77,11 +76,11 @@ def test_a_rerun_of_a_synchronous_trial_is_bitwise_equal(finished):
     assert repeated.returncode == 0, repeated.stderr
     assert f"rerun of {run_id}: bitwise equal" in repeated.stdout
     assert "differs" not in repeated.stdout
-    assert MlflowClient(finished.uri).get_run(run_id).data.tags[RERUN] == "bitwise equal"
+    assert finished.client.get_run(run_id).data.tags[RERUN] == "bitwise equal"
 
 
 def test_a_trial_keeps_its_predictions(finished):
-    client = MlflowClient(finished.uri)
+    client = finished.client
     for row in finished.rows():
         file = client.download_artifacts(row["run_id"], PREDICTIONS_FILE, str(finished.folder))
         (predicted,) = np.load(file).values()

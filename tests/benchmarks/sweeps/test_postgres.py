@@ -17,7 +17,7 @@ import pytest
 from optuna.trial import TrialState
 
 from paceline.benchmarks.sweeps.studies import PROCESS, counted
-from tests.benchmarks.sweeps.test_sweep import Checkout, read_until
+from tests.sweeps import Sweep, read_until
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -83,12 +83,14 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def checkout(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkout:
+def checkout(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
     monkeypatch.setenv("PACELINE_ARTIFACTS", (tmp_path / "artifacts").as_uri())
     number = len(list(server.folder.glob("used-*")))
     (server.folder / f"used-{number}").touch()
-    return Checkout(
-        tmp_path, server.database(f"mlflow{number}"), server.database(f"studies{number}")
+    return Sweep(
+        tmp_path,
+        store=server.database(f"mlflow{number}"),
+        studies=server.database(f"studies{number}"),
     )
 
 
@@ -98,8 +100,8 @@ def test_of_two_sweeps_at_once_one_is_killed_and_no_trial_is_lost_or_doubled(che
         pytest.skip("needs root, for a host name of its own")
     elsewhere = ("unshare", "--uts", "sh", "-c", 'hostname elsewhere && exec "$@"', "sh")
     together = (*ONE_STUDY, SLOW, "--share-machine", "--heartbeat=1", "--sweep.trials=4")
-    killed = checkout.start(*together, prefix=elsewhere)
-    survivor = checkout.start(*together)
+    killed = checkout.begin(*together, prefix=elsewhere)
+    survivor = checkout.begin(*together)
     for process in (killed, survivor):
         read_until(process, "/4]")
     while not has_just_begun(checkout, "elsewhere"):
@@ -119,7 +121,7 @@ def test_of_two_sweeps_at_once_one_is_killed_and_no_trial_is_lost_or_doubled(che
     assert [run.info.status for run in checkout.runs("trial")] == ["FINISHED"] * 2
 
 
-def has_just_begun(checkout: Checkout, host: str) -> bool:
+def has_just_begun(checkout: Sweep, host: str) -> bool:
     """Whether a trial on that host is in its first second."""
     (study,) = (s for n, s in checkout.opened().items() if "retrains" not in n)
     return any(
@@ -130,7 +132,7 @@ def has_just_begun(checkout: Checkout, host: str) -> bool:
 
 
 def test_a_sweep_outlasts_a_restart_of_the_database(server, checkout):
-    process = checkout.start(*ONE_STUDY, SLOW, "--sweep.trials=3")
+    process = checkout.begin(*ONE_STUDY, SLOW, "--sweep.trials=3")
     read_until(process, "[2/3]")
     server.restart()
     out, _ = process.communicate(timeout=250)
