@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from paceline.datasets.click_log import ClickLog
-from paceline.datasets.criteo import ClickDataset, Criteo
+from paceline.datasets.clicks import ClickDataset
+from paceline.datasets.criteo import Criteo
 from paceline.datasets.reading.cache import DataError
 from paceline.datasets.reading.criteo_format import encode
 from tests import ROOT
