@@ -55,7 +55,8 @@ class CriteoFiles(ClickSource):
         self._path = path
         self._validation_fraction = validation_fraction
         self._on_bad_rows = on_bad_rows
-        self.owner = "text-" + cache.digest([str(path.resolve()), hash_size, on_bad_rows])
+        place = [str(path.resolve()), self.encoding, on_bad_rows]
+        self.owner = "text-" + cache.digest(place)
 
     @property
     def name(self) -> str:
@@ -64,7 +65,9 @@ class CriteoFiles(ClickSource):
     def known_key(self, cache_dir: Path) -> str | None:
         # Reading gigabytes to hash them would cost more than the cache saves.
         memo = cache.read_json(self._memo(cache_dir))
-        return memo["key"] if memo and memo["files"] == states(_find_files(self._path)) else None
+        if memo is None or memo.get("files") != states(_find_files(self._path)):
+            return None
+        return str(memo.get("key"))
 
     def blocks(self, facts: dict[str, Any]) -> Iterator[Encoded]:
         files = _find_files(self._path)
