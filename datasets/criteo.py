@@ -101,7 +101,7 @@ class SyntheticLog(ClickSource):
     def remember(self, cache_dir: Path, facts: dict[str, Any]) -> str:
         return self._key
 
-    def train_rows(self, rows: int) -> int:
+    def train_rows(self, rows: int, facts: dict[str, Any]) -> int:
         return self._train_rows
 
     def _encode(self, block: click_log.LabelledRows, content: hashlib.blake2b) -> Encoded:

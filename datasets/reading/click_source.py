@@ -15,6 +15,19 @@ from paceline.datasets.reading import cache
 Encoded = NDArray[np.int32]  # [n, 1 + integers + categories]: label, float bits, buckets
 
 
+class Fault(NamedTuple):
+    """What is wrong with one row."""
+
+    line: int  # 0-based, of its first line within what was read
+    reason: str
+
+
+def shown(value: bytes, limit: int = 40) -> str:
+    """A value as an error message quotes it: one line, printable, not long."""
+    quoted = ascii(value[:limit])[1:]  # without the b of bytes
+    return quoted + "..." * (len(value) > limit)
+
+
 class ClickSource(ABC):
     """A source of rows: how to read it, and how to know it again.
 
@@ -52,7 +65,7 @@ class ClickSource(ABC):
         """Return the key of the rows that gave these facts, so that `known_key` will know it."""
 
     @abstractmethod
-    def train_rows(self, rows: int) -> int:
+    def train_rows(self, rows: int, facts: dict[str, Any]) -> int:
         """How many of `rows` rows, from the start, train. Raises `DataError` if none can."""
 
 
@@ -105,13 +118,13 @@ def prepare(source: ClickSource, cache_dir: Path) -> Prepared:
         blocks = _counted(source.blocks(facts), clicks)
         columns = 1 + source.integers + source.categories
         rows = cache.write_rows(partial / cache.ROWS_FILE, blocks, columns)
-        source.train_rows(rows)  # may say that they are too few
+        source.train_rows(rows, facts)  # may say that they are too few
         cache.write_json(partial / cache.ABOUT_FILE, {**facts, "clicks": clicks})
         return source.remember(cache_dir, facts)
 
     entry = cache.find_or_build(cache_dir, source.owner, find, build)
     about = cache.read_json(entry / cache.ABOUT_FILE) or {}
-    return Prepared(entry, about, source.train_rows(about["clicks"][-1][0]))
+    return Prepared(entry, about, source.train_rows(about["clicks"][-1][0], about))
 
 
 def _counted(blocks: Iterable[Encoded], clicks: list[tuple[int, int]]) -> Iterator[Encoded]:

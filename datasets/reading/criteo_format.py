@@ -14,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from paceline.datasets.reading.click_source import Fault, shown
+
 INTEGERS = 13
 CATEGORIES = 26
 COLUMNS = 1 + INTEGERS + CATEGORIES
@@ -53,13 +55,6 @@ class ClickRows(NamedTuple):
     def head(self, rows: int) -> "ClickRows":
         """The first `rows` rows."""
         return ClickRows._make(array[:rows] for array in self)
-
-
-class Fault(NamedTuple):
-    """What is wrong with one line."""
-
-    line: int  # 0-based within the text searched
-    reason: str
 
 
 def parse(text: bytes) -> ClickRows:
@@ -108,11 +103,12 @@ def encode(rows: ClickRows, hash_size: int) -> NDArray[np.int32]:
 
 
 def mix(values: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """Scatter [n, 26] values over 32 bits, differently in each column; one to one in a column.
+    """Scatter [n, fields] values over 32 bits, differently in each column; one to one in a column.
 
     The two-round multiply-and-shift finaliser is MurmurHash3's (Appleby, 2011).
     """
-    mixed = values ^ (np.arange(1, CATEGORIES + 1, dtype=np.uint32) * np.uint32(0x9E3779B9))
+    fields = np.arange(1, values.shape[1] + 1, dtype=np.uint32)
+    mixed = values ^ (fields * np.uint32(0x9E3779B9))
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         mixed ^= mixed >> np.uint32(shift)
         mixed *= np.uint32(factor)
@@ -138,15 +134,12 @@ def to_text(rows: ClickRows) -> bytes:
 def _reason(line: bytes) -> str:
     fields = line.split(b"\t")
     if len(fields) != COLUMNS:
-        return f"{_shown(line)} has {len(fields)} tab-separated fields, not {COLUMNS}"
+        hint = " (a row without its label?)" if len(fields) == COLUMNS - 1 else ""
+        if len(fields) == 1 and line.count(b",") > 1:
+            hint = " (columns with commas and a header are read by click_table:ClickTable)"
+        return f"{shown(line)} has {len(fields)} tab-separated fields, not {COLUMNS}{hint}"
     return next(
-        f"field {name}: {_shown(field)} is not {expected}"
+        f"field {name}: {shown(field)} is not {expected}"
         for name, field, (pattern, expected) in zip(FIELD_NAMES, fields, _FIELD_RULES, strict=True)
         if not pattern.fullmatch(field)
     )
-
-
-def _shown(value: bytes, limit: int = 40) -> str:
-    """A value as an error message quotes it: one line, printable, not long."""
-    shown = ascii(value[:limit])[1:]  # without the b of bytes
-    return shown + "..." * (len(value) > limit)

@@ -56,7 +56,10 @@ WANTED = "name a file of rows in Criteo's format, or a folder of them, with --da
         ("missing", f"cannot read {{}}: No such file or directory; {WANTED}"),
         ("empty", "{} holds 0 rows, too few to train and to validate on; give more rows"),
         ("one row", "{} holds 1 rows, too few to train and to validate on; give more rows"),
-        ("no day files", f"{{}} has no files day_*, *.tsv or *.txt (or .gz of these); {WANTED}"),
+        (
+            "no day files",
+            f"{{}} has no files day_*, *.tsv, *.csv or *.txt (or .gz of these); {WANTED}",
+        ),
         ("twice", "{}/day_1 is there twice, plain and as .gz; remove one of them"),
         (
             "truncated",
