@@ -84,13 +84,16 @@ class ClickFiles(ClickSource):
             if number == len(found.train):
                 facts["train_rows"] = rows
             good = bad = 0
+            first: list[str] = []
             for encoded, faults in self.read(file, content):
                 bad += len(faults)
                 good += len(encoded)
-                shown += self._accept(file, faults)[: FAULTS_SHOWN - len(shown)]
+                told = self._accept(file, faults)
+                first += told[: 1 - len(first)]
+                shown += told[: FAULTS_SHOWN - len(shown)]
                 yield encoded
             if bad and not good:
-                raise DataError(f"{shown[-1]}, nor is any other of its lines a row; {self.wanted}")
+                raise DataError(f"{first[0]}, nor is any other of its lines a row; {self.wanted}")
             rows, skipped = rows + good, skipped + bad
         if states(found.files) != before:
             raise DataError(f"{self._path} changed while it was read; run again when it rests")

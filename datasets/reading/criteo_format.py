@@ -9,7 +9,7 @@ well formed; `find_faults` then says what is not.
 
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,18 +87,38 @@ def find_faults(lines: list[bytes]) -> Iterator[Fault]:
 
 
 def encode(rows: ClickRows, hash_size: int) -> NDArray[np.int32]:
-    """Turn rows into model input, int32 [n, 40]: label, float bits of 13 integers, 26 buckets.
+    """Turn rows into model input, int32 [n, 40]: label, float bits of 13 integers, 26 buckets."""
+    numbers = np.where(rows.integers_missing, np.nan, rows.integers)
+    missing = rows.categories_missing
+    return encode_columns(rows.label, numbers, rows.categories, missing, hash_size)
 
-    An integer x becomes sign(x) log(1 + |x|) as float32, NaN where missing. A categorical value
+
+def encode_columns(
+    label: NDArray[Any],
+    numbers: NDArray[np.float64],
+    categories: NDArray[np.uint32],
+    missing: NDArray[np.bool_],
+    hash_size: int,
+) -> NDArray[np.int32]:
+    """Turn columns into model input, int32 [n, 1 + I + C]: label, float bits of numbers, buckets.
+
+    A number x becomes sign(x) log(1 + |x|) as float32, NaN where missing. A categorical value
     becomes a bucket in 1..hash_size-1, hashed together with its field; 0 where missing.
+
+    Args:
+        label: [n], 0 or 1.
+        numbers: [n, I], NaN where missing.
+        categories: [n, C].
+        missing: [n, C], whether a category is.
+        hash_size: buckets of a categorical field.
     """
-    encoded = np.empty((len(rows.label), COLUMNS), np.int32)
-    encoded[:, 0] = rows.label
-    dense = encoded[:, 1 : 1 + INTEGERS].view(np.float32)
-    dense[:] = np.copysign(np.log1p(np.abs(rows.integers)), rows.integers)
-    np.copyto(dense, np.nan, where=rows.integers_missing)
-    buckets = 1 + mix(rows.categories) % np.uint32(hash_size - 1)
-    np.multiply(buckets, ~rows.categories_missing, out=encoded[:, 1 + INTEGERS :], casting="unsafe")
+    first = 1 + numbers.shape[1]
+    encoded = np.empty((len(label), first + categories.shape[1]), np.int32)
+    encoded[:, 0] = label
+    dense = encoded[:, 1:first].view(np.float32)
+    dense[:] = np.copysign(np.log1p(np.abs(numbers)), numbers)
+    buckets = 1 + mix(categories) % np.uint32(hash_size - 1)
+    np.multiply(buckets, ~missing, out=encoded[:, first:], casting="unsafe")
     return encoded
 
 
