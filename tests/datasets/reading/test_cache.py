@@ -12,8 +12,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from paceline.datasets import criteo
-from paceline.datasets.reading import cache
+from paceline.datasets.reading import cache, criteo_files
 from paceline.datasets.reading.cache import DataError
 from paceline.datasets.reading.criteo_format import encode
 from tests.criteo import encoded, leftovers, module, prepared, rows, text
@@ -32,7 +31,7 @@ def message_of(function: Callable[[], Any]) -> str:
 def _read_without_rights(path: Path) -> str:
     if os.getuid() == 0:
         os.setuid(65534)
-    return message_of(lambda: next(criteo._texts(path, hashlib.blake2b())))
+    return message_of(lambda: next(criteo_files._texts(path, hashlib.blake2b())))
 
 
 def test_a_file_that_may_not_be_read_is_named(criteo_file: Path) -> None:
