@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from paceline.datasets.batches import collate
 from paceline.datasets.reading import cache
 from paceline.datasets.reading.click_source import ClickSource, Encoded, Prepared, prepare
+from paceline.home import home
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class Clicks(LightningDataModule):
 
     Args:
         source: of the rows.
-        cache_dir: folder for the prepared rows.
+        cache_dir: folder, relative to `PACELINE_HOME` or the current folder, for the prepared rows.
     """
 
     batch_size = 256  # of the loaders below; a benchmark brings its own sampler
@@ -76,7 +77,7 @@ class Clicks(LightningDataModule):
     def __init__(self, source: ClickSource, cache_dir: str) -> None:
         super().__init__()
         self.hash_size = source.hash_size
-        self._log, self._cache = source, Path(cache_dir).expanduser()
+        self._log, self._cache = source, home() / Path(cache_dir).expanduser()
         self._prepared: Prepared | None = None
 
     def prepare_data(self) -> None:
