@@ -97,12 +97,22 @@ def _losses(results: Results) -> list[str]:
         sentences.append("The workload has no target.")
     elif not finished(results)["target_reached"].eq(True).any():
         sentences.append(f"No trial reached the target of {goal:g} within the budget.")
-    groups = [group for group in configurations(finished(results)) if rankable(group[2])]
+    else:
+        sentences.append(
+            f"No configuration that can be ranked reached the target of {goal:g} with every seed."
+        )
+    groups = [group for group in configurations(ended(results)) if _has_losses(group[2])]
     if not groups:
-        return [*sentences, "No configuration can be ranked; the remarks say why."]
+        return [*sentences, "No configuration can be ranked; the remarks and the trials say why."]
     ranking = rank(groups, "best_loss", compare_losses)
     what = f"Lowest validation {results.benchmark['loss_name']}"
     return [*sentences, _verdict(results, ranking, "best_loss", what, "{:.4f}".format)]
+
+
+def _has_losses(rows: pd.DataFrame) -> bool:
+    """Whether trials can be ranked by their loss: all finished, and no remark forbids it."""
+    whole = rows["status"].eq("FINISHED") & rows["best_loss"].notna()
+    return bool(whole.all()) and rankable(rows)
 
 
 def _verdict(results: Results, ranking: Ranking, column: str, what: str, shown: Format) -> str:

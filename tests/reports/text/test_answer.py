@@ -141,6 +141,21 @@ def test_the_table_of_many_configurations_ends_on_the_first_page(every: Results)
     assert json.loads(found) == [1]
 
 
+def test_a_seed_that_failed_counts_where_losses_are_ranked_too(client: MlflowClient) -> None:
+    plan = benchmark("lost", {"baseline": [1], "sync_sgd": [2]}, [0, 1])
+    failures: dict[int | str, str] = {"sync_sgd, 2 workers, seed 1": "the loss is not finite"}
+    results = fill(
+        client,
+        plan,
+        lambda trial: [0.9, 0.8 - 0.1 * (trial.label == "sync_sgd")],
+        failures=failures,
+    )
+    assert (
+        "Lowest validation log loss (nats): baseline on 1 worker (0.8000), the only configuration that"
+        " can be compared." in given(results)["answer"]
+    )
+
+
 def test_unfinished_trials_are_counted_and_the_lowest_loss_told(partial: Results) -> None:
     assert given(partial)["answer"] == [
         "No trial reached the target of 0.5 within the budget.",
