@@ -117,12 +117,19 @@ def parser() -> argparse.ArgumentParser:
     results.add_argument("--format", choices=["table", "csv", "json"], default="table")
     results.set_defaults(command=commands.results)
 
+    compare = verbs.add_parser(
+        "compare", help="two runs: what differs, and whether anything got faster or slower"
+    )
+    compare.add_argument("before", help="a benchmark, of which the newest run, or the id of a run")
+    compare.add_argument("after", help="likewise; ratios are of this one to the first")
+    compare.set_defaults(command=commands.compare)
+
     report = verbs.add_parser("report", help="write the PDF of a benchmark from what MLflow holds")
     report.add_argument("name")
     report.add_argument("--report", metavar="PDF", help="where it goes; reports/output/NAME.pdf")
     report.set_defaults(command=commands.report)
 
-    for verb in (run, sweep, results, report):
+    for verb in (run, sweep, results, compare, report):
         verb.add_argument(
             "--link", choices=PRESETS, default=DEFAULT, help="over which times are modelled"
         )
