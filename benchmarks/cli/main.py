@@ -128,6 +128,14 @@ def parser() -> argparse.ArgumentParser:
     )
     results.set_defaults(command=commands.results)
 
+    compare = verbs.add_parser(
+        "compare", help="compare two runs: what differs, and what became faster or slower"
+    )
+    run_or_name = "a benchmark, which stands for its latest run, or the id of a run"
+    compare.add_argument("before", help=run_or_name)
+    compare.add_argument("after", help=f"{run_or_name}. Ratios are after over before")
+    compare.set_defaults(command=commands.compare)
+
     report = verbs.add_parser(
         "report", help="write the report of a benchmark from the results in MLflow"
     )
@@ -141,7 +149,7 @@ def parser() -> argparse.ArgumentParser:
             help="the file of the report. Default: reports/output/NAME.pdf in PACELINE_HOME or in the"
             " current folder",
         )
-    for verb in (run, sweep, results, report):
+    for verb in (run, sweep, results, compare, report):
         verb.add_argument(
             "--link",
             choices=PRESETS,

@@ -90,14 +90,22 @@ def _interval(centre: Any, variance: Any, freedom: Any) -> Interval:
     return Interval(centre, half, p)
 
 
-def ratio(of: Mapping[int, float], against: Mapping[int, float]) -> Ratio:
-    """The ratio of `of` to `against`, figures by seed, with its interval on logs.
+def ratio(
+    of: Mapping[int, float], against: Mapping[int, float], seeds_matter: bool = True
+) -> Ratio:
+    """The ratio of two repeated figures, with its interval on logs.
 
     What a seed does to both sides alike cancels in pairs. So where two seeds or more are on both sides,
     the interval is Student's over these pairs, and the other seeds are left out. Else it is Welch's over
     all. A figure that is missing (NaN), 0 or negative has no logarithm: then there is no ratio.
+
+    Args:
+        of: figures by seed.
+        against: likewise.
+        seeds_matter: whether a seed decides anything of the figure. It does not of examples/s: then all
+            repetitions are independent, and pairs would only be fewer of them.
     """
-    return _compared(of, against, 2, _logs)
+    return _compared(of, against, 2, _logs, seeds_matter)
 
 
 def churn_ratio(of: Served, against: Served) -> Ratio:
@@ -121,14 +129,15 @@ def _compared(
     against: Mapping[int, Repeated],
     fewest: int,
     logs: Callable[[Mapping[int, Repeated]], Logs],
+    seeds_matter: bool = True,
 ) -> Ratio:
     """A ratio with an interval where there are `fewest` repetitions, given what makes logs of a side."""
     note, alone = "", sorted(set(of) ^ set(against))
     shared = sorted(set(of) & set(against))
-    paired = len(shared) >= fewest
+    paired = seeds_matter and len(shared) >= fewest
     if paired:
         of, against = ({seed: side[seed] for seed in shared} for side in (of, against))
-    if alone:
+    if seeds_matter and alone:
         note = f"without {named(alone)}" if paired else "seeds not paired"
     try:
         above, below = logs(of), logs(against)

@@ -1,6 +1,7 @@
 """Ratios, their intervals and churn, on examples computed by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -39,6 +40,12 @@ def test_seeds_that_no_pair_shares_have_welchs_interval() -> None:
     assert found.p == pytest.approx(known.pvalue)
     assert (math.log(found.low), math.log(found.high)) == pytest.approx((ends.low, ends.high))
     assert (found.repetitions, found.note) == (3, "seeds not paired")
+
+
+def test_where_seeds_do_not_matter_all_repetitions_count_and_none_is_paired() -> None:
+    of, against = [1.0, 1.4, 1.2, 0.9], [1.7, 2.9, 1.9]
+    found = ratio(seeded(*of), seeded(*against), seeds_matter=False)
+    assert found == replace(ratio(seeded(*of), seeded(*against, first=10)), note="")
 
 
 def test_seeds_on_one_side_alone_are_left_out_of_the_pairs_and_named() -> None:
