@@ -8,7 +8,7 @@ import optuna
 
 from paceline.benchmarks.sweeps.studies import Studies, counted
 from paceline.reports.measures.results import search
-from tests.checkout import Checkout
+from tests.checkout import Checkout, output_of
 
 BENCHMARK = """
 workload:
@@ -48,7 +48,7 @@ class Sweep(Checkout):
     def complete(self, *overrides: str) -> str:
         """The output of a sweep that has run to its end."""
         process = self.begin(*overrides)
-        out, _ = process.communicate(timeout=170)
+        out, _ = output_of(process)
         assert process.returncode == 0, out
         return out
 

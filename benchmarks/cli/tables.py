@@ -2,8 +2,11 @@
 
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
 from rich.table import Table
 
+from paceline.reports.measures.groups import any_oversubscribed, target
+from paceline.reports.measures.remarks import MEANING, remarked
 from paceline.reports.measures.results import Results
 
 if TYPE_CHECKING:  # what a table of results need not wait for
@@ -25,16 +28,20 @@ def comparison(rerun: "Rerun") -> Table:
 
 def table(results: Results) -> Table:
     """The trials of a benchmark as a table for the terminal."""
+    to_target = {
+        "steps_to_target": "steps to target",
+        "time_to_target_s": "seconds to target",
+        "modelled_time_to_target_s": f"modelled, {results.link}",
+    }
     shown = {
         "algorithm": "algorithm",
         "workers": "workers",
         "seed": "seed",
         "status": "status",
-        "steps_to_target": "steps to target",
-        "time_to_target_s": "seconds to target",
-        "modelled_time_to_target_s": f"modelled, {results.link}",
+        **({} if target(results) is None else to_target),
         "examples_per_s": "examples/s",
         "bytes_sent_per_worker": "MB sent/worker",
+        "best_loss": f"best {results.benchmark['loss_name']}",
         "final_loss": f"final {results.benchmark['loss_name']}",
         "final_metric": f"final {results.benchmark['metric_name']}",
     }
@@ -43,10 +50,15 @@ def table(results: Results) -> Table:
         "time_to_target_s": "{:.1f}",
         "modelled_time_to_target_s": "{:.1f}",
         "examples_per_s": "{:,.0f}",
+        "best_loss": "{:.4f}",
         "final_loss": "{:.4f}",
         "final_metric": "{:.4f}",
     }
-    grid = Table(title=f"{results.benchmark['name']}: {results.benchmark['data']['name']}")
+    grid = Table(
+        title=escape(f"{results.benchmark['name']}: {results.benchmark['data']['name']}"),
+        caption_justify="left",
+    )
+    numbers = {remark: i for i, remark in enumerate(remarked(results.trials), start=1)}
     for column, title in shown.items():
         names = column in ("algorithm", "status")
         grid.add_column(title, justify="left" if names else "right", no_wrap=names)
@@ -63,7 +75,10 @@ def table(results: Results) -> Table:
                 cells.append(formats.get(column, "{}").format(value))
         if row["oversubscribed"] is True:
             cells[list(shown).index("examples_per_s")] += "*"
-        grid.add_row(*cells)
-    if (results.trials["oversubscribed"] == True).any():  # noqa: E712
-        grid.caption = "* more ranks than cores: wall-clock speedup says nothing here"
+        cells[0] += "".join(f" [{numbers[remark]}]" for remark in remarked(row.to_frame().T))
+        grid.add_row(*map(escape, cells))
+    told = [f"[{number}] {remark}: {MEANING[remark]}" for remark, number in numbers.items()]
+    if any_oversubscribed(results.trials):
+        told.insert(0, "* more ranks than cores: wall-clock speedup says nothing here")
+    grid.caption = escape("\n".join(told)) or None
     return grid

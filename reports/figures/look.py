@@ -1,5 +1,6 @@
 """How figures look: their colours, marks, frames and labels, the same in each of them."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from textwrap import fill
@@ -23,6 +24,7 @@ from paceline.reports.measures.results import Results
 
 WIDTH, HEIGHT = 6.7, 2.9  # inches: the text width of an A4 page
 PANELS_A_ROW = 3
+TICKS = 9  # on a logarithmic axis, at most
 BASELINE_COLOUR, BASELINE_MARKER = "#000000", "o"
 # Safe for the colour-blind: Okabe and Ito's colours, without the yellow that fades on white, then
 # wine, olive and indigo of Tol's muted scheme.
@@ -223,7 +225,13 @@ def readable_log_ticks(axes: Axes) -> None:
         ticks = [tick for tick in every if low <= tick <= high]
         if len(ticks) >= 4:
             break
-    axes.yaxis.set_major_locator(FixedLocator(ticks[:: -(-len(ticks) // 8)]))
+    shown: list[float] = []
+    for tick in sorted(
+        ticks, key=lambda tick: -tick
+    ):  # below a power of ten they lie close together
+        if not shown or math.log(shown[-1] / tick) > math.log(high / low) / TICKS:
+            shown.append(tick)
+    axes.yaxis.set_major_locator(FixedLocator(shown[::-1]))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
 

@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 
 from paceline.benchmarks.sweeps.studies import counted
 from paceline.reports.measures.results import BENCHMARK_FILE, load, read_json
+from tests.checkout import output_of
 from tests.sweeps import BENCHMARK, Sweep, read_until
 from tests.workload import Bowl
 
@@ -129,7 +130,7 @@ def test_a_trial_whose_rank_dies_is_told_with_its_reason_and_the_study_goes_on(t
     fault = ["--fault.kind=kill", "--fault.rank=1", "--fault.step=5"]
     checkout = Sweep(tmp_path)
     process = checkout.begin("--sweep.algorithms=[sync_sgd]", "--sweep.trials=2", *fault)
-    out, _ = process.communicate(timeout=170)
+    out, _ = output_of(process)
     assert process.returncode == 1, out
     assert "sync_sgd, 2 workers: no trial finished, so there is nothing to retrain" in out
     assert checkout.states("sync_sgd") == ["FAIL", "FAIL"]
@@ -194,7 +195,7 @@ sweep: {only: [lr], objectives: [final_loss], pruner: none, seeds: [100]}
 def test_every_algorithm_finds_a_known_learning_rate_in_the_default_budget(tmp_path):
     checkout = Sweep(tmp_path, BOWL)
     process = checkout.begin()
-    out, _ = process.communicate(timeout=590)
+    out, _ = output_of(process)
     assert process.returncode == 0, out
     studies = load(checkout.client, "tiny-sweep").benchmark["sweep"]["studies"]
     assert len(studies) == 6

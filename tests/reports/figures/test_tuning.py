@@ -15,8 +15,8 @@ from paceline.reports.measures.groups import NothingToDraw
 from paceline.reports.measures.results import Results
 from paceline.reports.measures.studies import by_study
 from paceline.reports.text import tuning as text
+from tests.drawn import crosses, overlaps, text_in
 from tests.report_store import benchmark, fill
-from tests.reports.figures.test_figures import crosses, overlaps, text_in
 
 SETTINGS = {
     "trials": 5,
