@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from paceline.benchmarks.sweeps.studies import counted
 from paceline.reports.measures.results import BENCHMARK_FILE, load, read_json
 from tests.checkout import output_of
-from tests.sweeps import BENCHMARK, Sweep, read_until
+from tests.sweeps import BENCHMARK, WORKLOAD, Sweep, read_until
 from tests.workload import Bowl
 
 
@@ -173,21 +173,21 @@ def test_several_objectives_give_a_front_of_configurations_trained_on_every_seed
 
 
 LINK = "--link=wan-100m-50ms"
-BOWL = """
+BOWL = f"""
 workload:
-  data: {class: "tests.workload:LinearRule", rows: 1000}
-  task: {class: "tests.workload:Bowl"}
-  target: {loss: 1.0e-6}
-  budget: {examples: 120, epochs: 1000, evaluations: 3}
+  data: {{class: "{WORKLOAD}:LinearRule", rows: 1000}}
+  task: {{class: "{WORKLOAD}:Bowl"}}
+  target: {{loss: 1.0e-6}}
+  budget: {{examples: 120, epochs: 1000, evaluations: 3}}
 algorithms:
-  baseline: {workers: [1]}
+  baseline: {{workers: [1]}}
   sync_sgd:
-  downpour: {workers: [1]} # the staleness of several lowers the best rate
-  admm: {local_steps: 1}
-  model_averaging: {tau: 1}
+  downpour: {{workers: [1]}} # the staleness of several lowers the best rate
+  admm: {{local_steps: 1}}
+  model_averaging: {{tau: 1}}
   codistillation:
-scale: {workers: [2], batch_size: 10}
-sweep: {only: [lr], objectives: [final_loss], pruner: none, seeds: [100]}
+scale: {{workers: [2], batch_size: 10}}
+sweep: {{only: [lr], objectives: [final_loss], pruner: none, seeds: [100]}}
 """
 
 
