@@ -115,7 +115,7 @@ class ClickTables(ClickFiles):
         for name in self._columns.names:
             if names.count(name) != 1:
                 number = "two columns" if name in names else "no column"
-                has = shown(", ".join(names).encode(), 200)
+                has = shown(", ".join(names).encode(errors="surrogateescape"), 200)
                 raise DataError(
                     f"{file} has {number} {name!r} in its header, {has}; name the columns with"
                     " workload.data.label, integers and categories"

@@ -89,12 +89,11 @@ def compare_losses(of: pd.DataFrame, against: pd.DataFrame, column: str) -> Comp
         return None
     # A ratio of exponentials is the exponential of the difference, in units of the range.
     least, unit = min(both), max(both) - min(both) or 1.0
-    found = ratio(
-        *(
-            {seed: math.exp((loss - least) / unit) for seed, loss in side.items()}
-            for side in (above, below)
-        )
+    above, below = (
+        {seed: math.exp((loss - least) / unit) for seed, loss in side.items()}
+        for side in (above, below)
     )
+    found = ratio(above, below)
     value, low, high = (unit * math.log(x) for x in (found.value, found.low, found.high))
     return Comparison(Difference(value, low, high, found.p, found.repetitions))
 
