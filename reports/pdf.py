@@ -9,12 +9,13 @@ import pandas as pd
 import typst
 from matplotlib.figure import Figure
 
-from paceline.reports.figures.catalogue import figures_of, svg
+from paceline.reports.figures.catalogue import EVERY_NAME, figures_of, svg
 from paceline.reports.measures.groups import NothingToDraw, names, si_bytes
 from paceline.reports.measures.results import Results
-from paceline.reports.text.answer import NONE, Format, answer, notes, summary
+from paceline.reports.text.answer import NONE, Format, answer, question, scope
 from paceline.reports.text.captions import captions
 from paceline.reports.text.facts import facts
+from paceline.reports.text.summary import notes, remarks, summary
 from paceline.reports.text.tables import tables
 
 TEMPLATE = Path(__file__).with_name("report.typ")
@@ -40,7 +41,7 @@ def write(results: Results, path: Path) -> list[Path]:
     folder = path.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
     path.write_bytes(pdf)
-    for name in reasons:
+    for name in set(EVERY_NAME) - set(figures):
         (folder / f"{name}.svg").unlink(missing_ok=True)
     for name, content in figures.items():
         (folder / f"{name}.svg").write_bytes(content)
@@ -66,8 +67,11 @@ def inputs(results: Results, figures: dict[str, bytes], reasons: dict[str, str])
     content = {
         "title": _title(results),
         "facts": facts(results),
+        "question": question(results),
         "answer": answer(results),
+        "scope": scope(results),
         "summary": summary(results),
+        "remarks": remarks(results),
         "notes": notes(results),
         "figures": [
             {
@@ -108,12 +112,13 @@ def _trials(results: Results) -> dict[str, Any]:
             _cell(trial["time_to_target_s"], "{:,.1f}".format),
             _cell(trial["examples_per_s"], "{:,.0f}".format),
             _cell(trial["bytes_sent_per_worker"], si_bytes),
+            _cell(trial["best_loss"], "{:.4f}".format),
             _cell(trial["final_loss"], "{:.4f}".format),
             _cell(trial["final_metric"], "{:.4f}".format),
             _cell(trial["weights_sha256"], lambda value: value[:8]),
             _cell(trial["run_id"], lambda value: value[:8]),
         ]
-        rows.append({"cells": cells, "failure": _failure(trial)})
+        rows.append({"cells": cells, "remark": _remark(trial)})
     return {
         "header": [
             "algorithm",
@@ -124,6 +129,7 @@ def _trials(results: Results) -> dict[str, Any]:
             "seconds to target",
             "examples/s",
             "sent per worker",
+            "best loss",
             "final loss",
             f"final {results.benchmark['metric_name']}",
             "weights",
@@ -137,9 +143,10 @@ def _cell(value: Any, shown: Format) -> str:
     return NONE if pd.isna(value) else shown(value)
 
 
-def _failure(trial: "pd.Series[Any]") -> str | None:
+def _remark(trial: "pd.Series[Any]") -> str | None:
+    """What stands under a trial's row: the remarks on it, or why it did not finish."""
     if trial["status"] == "FINISHED":
-        return None
+        return None if pd.isna(trial["remarks"]) else str(trial["remarks"])
     if trial["status"] == "MISSING":
         return "never started"
     if trial["status"] == "RUNNING":

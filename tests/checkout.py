@@ -3,9 +3,14 @@
 import csv
 import io
 import os
+import shutil
+import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
+from typing import Self
 
 from mlflow.tracking import MlflowClient
 
@@ -27,34 +32,65 @@ algorithms:
   sync_sgd: {}
 scale: {workers: [2], batch_size: 100}
 """
+
 # What the script that `pip` makes of `project.scripts` does.
 CONSOLE_SCRIPT = "import sys; from paceline.benchmarks.cli.main import main; sys.exit(main())"
 
 
 class Checkout:
-    """The command line over a store of its own."""
+    """The command line over a store of its own.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: of the benchmark, the store and the report.
+        benchmark: the text of its YAML.
+        store: the address of an MLflow store, where it is not a file in the folder.
+    """
+
+    def __init__(self, folder: Path, benchmark: str = BENCHMARK, store: str = "") -> None:
         self.folder = folder
         self.yaml = folder / "tiny.yaml"
-        self.yaml.write_text(BENCHMARK)
+        self.yaml.write_text(benchmark)
         self.pdf = folder / "tiny.pdf"
-        self.uri = f"sqlite:///{folder / 'mlflow.db'}"
+        self.cache = folder / "cache"
+        self.uri = store or f"sqlite:///{folder / 'mlflow.db'}"
+
+    def copy(self, folder: Path) -> Self:
+        """The same benchmark over a copy of what has been run, for a test that changes it."""
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        copied = type(self)(folder, self.yaml.read_text())
+        copied.cache = self.cache  # a trial in another cache is another trial
+        with closing(sqlite3.connect(folder / "mlflow.db")) as store, store:
+            for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+                store.execute(
+                    f"UPDATE {table} SET {column} = replace({column}, ?, ?)",
+                    (self.folder.as_uri(), folder.as_uri()),
+                )
+        return copied
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(self.uri)
 
     def start(
-        self, *arguments: str, installed: bool = False, **environment: str
+        self,
+        *arguments: str,
+        prefix: tuple[str, ...] = (),
+        stderr: int = subprocess.PIPE,
+        installed: bool = False,
+        **environment: str,
     ) -> "subprocess.Popen[str]":
-        """Starts a command, of the checkout or as the console script does from another folder."""
+        """Starts the command, in a session of its own, behind a prefix that is executed.
+
+        It is that of the checkout, or as the installed script runs it in another folder.
+        """
         command = ["-c", CONSOLE_SCRIPT] if installed else ["-m", "benchmarks"]
+        known = {"MLFLOW_TRACKING_URI": self.uri, "PYTHONUNBUFFERED": "1"}
         return subprocess.Popen(
-            [sys.executable, *command, *arguments],
+            [*prefix, sys.executable, *command, *arguments],
             cwd=self.folder if installed else ROOT,
-            env=os.environ
-            | {"MLFLOW_TRACKING_URI": self.uri, "PYTHONUNBUFFERED": "1"}
-            | {"PACELINE_HOME": str(self.folder)}
-            | environment,
+            env=os.environ | known | {"PACELINE_HOME": str(self.folder)} | environment,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
             start_new_session=True,
         )
@@ -63,29 +99,36 @@ class Checkout:
         self, *arguments: str, installed: bool = False, **environment: str
     ) -> "subprocess.CompletedProcess[str]":
         process = self.start(*arguments, installed=installed, **environment)
-        out, err = process.communicate(timeout=170)
+        out, err = output_of(process)
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
-    def run(
-        self, *overrides: str, installed: bool = False, **environment: str
-    ) -> "subprocess.CompletedProcess[str]":
-        command = [*self.run_command(), *overrides]
-        return self.call(*command, installed=installed, **environment)
+    def run(self, *overrides: str, installed: bool = False) -> "subprocess.CompletedProcess[str]":
+        return self.call(*self.run_command(), *overrides, installed=installed)
 
     def run_command(self) -> list[str]:
-        cache = f"--workload.data.cache_dir={self.folder / 'cache'}"
+        cache = f"--workload.data.cache_dir={self.cache}"
         of_shipped = [cache] if "Criteo" in self.yaml.read_text() else []
         return ["run", str(self.yaml), f"--report={self.pdf}", *of_shipped]
 
-    def rows(self) -> list[dict[str, str]]:
-        text = self.call("results", str(self.yaml), "--format", "csv").stdout
+    def rows(self, benchmark: str = "") -> list[dict[str, str]]:
+        """The table of results, of another benchmark in the store where it is named."""
+        text = self.call("results", benchmark or str(self.yaml), "--format", "csv").stdout
         return list(csv.DictReader(io.StringIO(text)))
 
     def trials(self, status: str, name: str = "tiny") -> list[str]:
         """The names of the trial runs of that status in MLflow, with the reason where there is one."""
-        runs = search(MlflowClient(self.uri), name, paceline__kind="trial")
+        runs = search(self.client, name, paceline__kind="trial")
         return [
             f"{run.info.run_name}: {run.data.tags.get(FAILURE, '')}"
             for run in runs
             if run.info.status == status
         ]
+
+
+def output_of(process: "subprocess.Popen[str]") -> tuple[str, str]:
+    """What a process prints until it ends, at the latest with the time of its test."""
+    try:
+        return process.communicate()
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise

@@ -1,6 +1,7 @@
 """What every test shares: the fork server's imports, and that no rank is left behind."""
 
 import os
+import sys
 from collections.abc import Iterator
 
 # Before DeepSpeed is imported anywhere.
@@ -13,7 +14,23 @@ import pytest
 from paceline.lightning_modules.backend import launch
 from tests.processes import ranks_alive
 
-launch.start_fork_server("paceline.benchmarks.trials.rank", "tests.workload")
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Starts the fork server, but not where `-n` leaves the tests to other processes."""
+    if not getattr(config.option, "tx", None) or hasattr(config, "workerinput"):
+        launch.start_fork_server("paceline.benchmarks.trials.rank", "tests.ranks", "tests.workload")
+
+
+@pytest.fixture(autouse=True)
+def torch_computes_the_same_in_any_order() -> None:
+    """Seeds torch, as pytest-randomly seeds only `random` and NumPy, and keeps it to one thread.
+
+    The threads of a pool spin while they wait for one another, which takes 20 times as long where
+    other processes want the cores.
+    """
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

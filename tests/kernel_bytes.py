@@ -7,16 +7,12 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 from paceline.benchmarks.meters.communication import loopback_bytes
 from paceline.lightning_modules.backend.launch import start_fork_server
-from tests.lightning_modules.test_conformance import CASES
-from tests.workload import Plan, run_ranks, train
+from tests.cases import CASES
+from tests.ranks import Plan, run_ranks, train
 
 
 def main() -> None:
-    start_fork_server(
-        "paceline.benchmarks.trials.rank",
-        "tests.workload",
-        "tests.lightning_modules.test_conformance",
-    )
+    start_fork_server("paceline.benchmarks.trials.rank", "tests.ranks", "tests.workload")
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     for case in CASES:
         if case.workers < 4:

@@ -106,12 +106,22 @@ def predictions(trial: Trial) -> dict[str, NDArray[np.float32]]:
     return {"model": np.full(50, 0.49 + 0.02 * trial.seed, dtype=np.float32)}
 
 
+def modelled(workers: int, points: int) -> float:
+    """Seconds of the store's trials over 10 Gbit/s, up to one of the points of their curves.
+
+    What they compute, and then a hundred messages of 40 bytes for each other worker a point.
+    """
+    computing = points * workers / {1: 1.0, 2: 1.5, 4: 1.2}[workers]
+    messages = 100 * points if workers > 1 else 0
+    return computing + messages * (30e-6 + 40 * (workers - 1) / 1.25e9)
+
+
 def fill(
     client: MlflowClient,
     plan: Benchmark,
     losses: Losses,
     data: dict[str, Any] = SYNTHETIC,
-    failures: dict[int, str] | None = None,
+    failures: dict[int | str, str] | None = None,
     skipped: int | None = None,
     own: Callable[[Trial, dict[str, float]], dict[str, float]] = lambda _, point: point,
     ranks: Callable[[Trial], list[dict[str, Any]]] = lambda trial: [{}] * trial.workers,
@@ -124,7 +134,7 @@ def fill(
         plan: what was to run.
         losses: validation losses of each trial at steps 100, 200 and so on; the target is 0.5.
         data: its description.
-        failures: the reason why the trials on a number of workers fail.
+        failures: the reason why the trials on a number of workers, or of a title, fail.
         skipped: trials on so many workers are never started.
         own: makes of each point of a curve what its algorithm reports.
         ranks: what each rank of a trial returns of its algorithm.
@@ -141,7 +151,8 @@ def fill(
         curve = [own(trial, point) for point in points(trial, losses(trial))]
         for point in curve:
             run.point(run_id, 0.0, point)
-        if reason := (failures or {}).get(trial.workers):
+        fails = failures or {}
+        if reason := fails.get(trial.title) or fails.get(trial.workers):
             run.fail(run_id, reason)
             continue
         scores = score(pd.DataFrame(curve), plan.workload.target.loss)

@@ -151,6 +151,24 @@ def results(options: argparse.Namespace) -> int:
     return 0
 
 
+def compare(options: argparse.Namespace) -> int:
+    from paceline.benchmarks.cli.tables import changes, differences
+    from paceline.benchmarks.trials.store import open_store
+    from paceline.reports.measures.compare import find
+    from paceline.reports.measures.results import NoResults, parents
+
+    client = open_store(options.store, create=False)
+    given = (options.before, options.after)
+    before, after = (find(client, _name(name), options.link) for name in given)
+    if before.run_id == after.run_id:
+        name = after.benchmark["name"]
+        runs = ", ".join(run.info.run_id for run in parents(client, name))
+        raise NoResults(f"both are run {after.run_id}; {name} has the runs {runs}, newest first")
+    console.print(differences(before, after))
+    console.print(changes(before, after))
+    return 0
+
+
 def report(options: argparse.Namespace) -> int:
     from paceline.benchmarks.trials.store import open_store
     from paceline.reports.measures.results import load
@@ -186,10 +204,11 @@ def _report_file(path: str | None, name: str) -> Path:
 def _write_report(client: "MlflowClient", results: "Results", file: Path) -> None:
     from paceline.benchmarks.trials.store import attach
     from paceline.reports import pdf
-    from paceline.reports.figures import catalogue, tuning
+    from paceline.reports.figures import catalogue
+    from paceline.reports.measures.studies import by_study
 
     attach(client, results.run_id, pdf.write(results, file))
-    for run_id, own in tuning.by_study(results).items():
+    for run_id, own in by_study(results).items():
         for name, figure in pdf.draw(own, catalogue.OF_A_SWEEP)[0].items():
             client.log_text(run_id, figure.decode(), f"report/{name}.svg")
 
@@ -217,18 +236,20 @@ def download(options: argparse.Namespace) -> int:
 
 
 def measure(options: argparse.Namespace) -> int:
-    import_module(f"paceline.benchmarks.meters.{options.meter}").main(options.overrides)
+    # It measures the reports' statistics and needs no machine.
+    room = "reports.measures" if options.meter == "coverage" else "benchmarks.meters"
+    import_module(f"paceline.{room}.{options.meter}").main(options.overrides)
     return 0
 
 
 def list_all(_: argparse.Namespace) -> int:
     from paceline.benchmarks.cli.download import SETS
     from paceline.benchmarks.spec.shipped import shipped
-    from paceline.lightning_modules import find_algorithms
+    from paceline.lightning_modules import titles
 
     for title, entries in {
         "benchmark": {name: _first_comment(path) for name, path in shipped().items()},
-        "algorithm": {name: cls.title for name, cls in find_algorithms().items()},
+        "algorithm": titles(),
         "data set": {name: public.about for name, public in SETS.items()},
     }.items():
         grid = Table(title, "what it is", box=None)

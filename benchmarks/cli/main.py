@@ -16,20 +16,21 @@ from paceline.benchmarks.trials.addresses import masked
 from paceline.home import default_store, default_studies
 from paceline.reports.measures.link import DEFAULT, PRESETS
 
-# MLflow's own chatter is not the person's.
+# Hide the log messages of MLflow.
 logging.getLogger("alembic").setLevel(logging.WARNING)
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 METERS = {
-    "communication": "how the bytes of each algorithm grow with the model and the workers",
-    "exchanges": "exchanges between ranks, beside the model of a link",
-    "ingest": "how fast Criteo rows are read, beside pandas and polars",
-    "overhead": "what the meters add to a step, and what a trial costs beside its training",
+    "communication": "how the bytes of each algorithm grow with the model and the number of workers",
+    "exchanges": "how long exchanges between ranks take, compared with the model of a link",
+    "ingest": "how fast Criteo rows are read, compared with pandas and polars",
+    "overhead": "how much time measuring adds to a step, and what a trial costs besides training",
+    "coverage": "whether intervals cover and tests give no false alarms, by simulation",
 }
 
-# What is told in one line, beside the errors of the operating system, by module.
+# The errors that are shown in one line, by module. Errors of the operating system are too.
 MISTAKES = {
     "paceline.benchmarks.spec.plugin": "ConfigError",
     "paceline.benchmarks.trials.rerun": "CannotRerun",
@@ -44,20 +45,20 @@ def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(
         prog="paceline",
         allow_abbrev=False,
-        description="Which distributed training algorithm reaches your target soonest, and at what cost?",
+        description="Compare distributed training algorithms on your own model, data and hardware.",
     )
     root.add_argument(
         "--store",
         metavar="URI",
         default=default_store(),
-        help="MLflow's store; default: MLFLOW_TRACKING_URI, else mlflow.db in PACELINE_HOME or in the"
-        " current folder",
+        help="the MLflow store. Default: MLFLOW_TRACKING_URI if it is set, else mlflow.db in"
+        " PACELINE_HOME or in the current folder",
     )
     verbs = root.add_subparsers(dest="verb", required=True, metavar="COMMAND")
     # Options before the command are moved behind it, where every command takes this one.
     anywhere = argparse.ArgumentParser(add_help=False)
     anywhere.add_argument(
-        "--store", metavar="URI", default=argparse.SUPPRESS, help="MLflow's store"
+        "--store", metavar="URI", default=argparse.SUPPRESS, help="the MLflow store"
     )
 
     studies = argparse.ArgumentParser(add_help=False)
@@ -65,9 +66,9 @@ def parser() -> argparse.ArgumentParser:
         "--studies",
         metavar="FILE|URI",
         default=default_studies(),
-        help="where Optuna keeps the studies: a file, or the address of a PostgreSQL database for sweeps"
-        " from several machines; default: PACELINE_STUDIES, else studies.journal in PACELINE_HOME or in"
-        " the current folder",
+        help="where Optuna stores the studies: a file, or the address of a PostgreSQL database for sweeps"
+        " from several machines. Default: PACELINE_STUDIES if it is set, else studies.journal in"
+        " PACELINE_HOME or in the current folder",
     )
 
     run = verbs.add_parser(
@@ -75,8 +76,8 @@ def parser() -> argparse.ArgumentParser:
         parents=[anywhere],
         allow_abbrev=False,
         add_help=False,
-        help="run what is missing of a benchmark, then write its report",
-        epilog="Any field of the YAML can be overridden, e.g. --scale.workers=[1,2]"
+        help="run the missing trials of a benchmark and write its report",
+        epilog="You can override any field of the YAML, for example --scale.workers=[1,2]"
         " --workload.budget.examples=100000 --algorithms.sync_sgd.workers=[2].",
     )
     run.set_defaults(command=commands.run)
@@ -86,106 +87,135 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         add_help=False,
         parents=[anywhere, studies],
-        help="tune every algorithm at every scale alike, then retrain on fresh seeds and report",
-        epilog="The section `sweep` of the YAML says how, and can be overridden like any other, e.g."
-        " --sweep.trials=30 --sweep.algorithms=[sync_sgd,downpour] --sweep.workers=[1,2].",
+        help="tune every algorithm at every scale, retrain on new seeds and write the report",
+        epilog="The section `sweep` of the YAML holds the settings. You can override them like any other"
+        " field, for example --sweep.trials=30 --sweep.algorithms=[sync_sgd,downpour]"
+        " --sweep.workers=[1,2].",
     )
     sweep.add_argument(
         "--heartbeat",
         type=int,
         default=30,
         metavar="SECONDS",
-        help="between two signs of life of a trial in a database; after twice as many without one, it"
-        " is given out again",
+        help="the time between two heartbeats of a trial, if the studies are in a database. After twice"
+        " this time without a heartbeat, another process runs the trial again. Default: %(default)s",
     )
     sweep.add_argument(
         "--share-machine",
         action="store_true",
-        help="let other runs use this machine meanwhile; measured seconds are then worth nothing",
+        help="let other runs use this machine at the same time. Measured seconds are then meaningless",
     )
     sweep.set_defaults(command=commands.sweep)
 
     for verb in (run, sweep):
         what = verb.add_mutually_exclusive_group(required=True)
-        what.add_argument("name", nargs="?", help="a benchmark of `list`, or a YAML file")
+        what.add_argument(
+            "name", nargs="?", help="a benchmark from `paceline list`, or a YAML file"
+        )
         what.add_argument(
             "--workload",
             metavar="FILE.py:CLASS",
-            help="a model of your own, with its data in the same file, under every algorithm",
+            help="your own model, with its data in the same file. It is trained under every algorithm",
         )
         verb.add_argument(
             "-h",
             "--help",
             action=_Help,
-            help="show this and leave; behind the name of a benchmark, its fields as well",
+            help="show this message. After the name of a benchmark, also show its fields",
         )
         verb.add_argument(
-            "--only", metavar="LABEL,...", help="of the benchmark's algorithms, these alone"
+            "--only", metavar="LABEL,...", help="run only these algorithms of the benchmark"
         )
+        verb.add_argument("--workers", metavar="N,...", help="the same as --scale.workers=[N,...]")
+        verb.add_argument("--data", metavar="PATH", help="a file or a folder with real data")
         verb.add_argument(
-            "--workers", metavar="N,...", help="the numbers of workers, instead of `scale.workers`"
+            "--on-bad-rows",
+            choices=["raise", "skip"],
+            help="end the run at a malformed row, or skip the row",
         )
-        verb.add_argument("--data", metavar="PATH", help="real data: a file or folder")
-        verb.add_argument(
-            "--on-bad-rows", choices=["raise", "skip"], help="what a malformed row does"
-        )
-        verb.add_argument("--report", metavar="PDF", help="where the report goes")
 
     rerun = verbs.add_parser(
-        "rerun",
-        parents=[anywhere],
-        help="repeat a recorded trial and say what came out equal and what did not",
+        "rerun", parents=[anywhere], help="repeat a recorded trial and compare the results"
     )
     rerun.add_argument(
         "run_id",
-        help="of a finished trial: its id, or as much of it as no other has, as the column `run` of"
-        " `results` and of the report shows it",
+        metavar="RUN_ID",
+        help="a finished trial: its id or a unique prefix of it, as in the column `run` of"
+        " `paceline results` and of the report",
     )
     rerun.set_defaults(command=commands.rerun)
 
-    results = verbs.add_parser("results", parents=[anywhere], help="one row a trial of a benchmark")
-    results.add_argument("name")
-    results.add_argument("--format", choices=["table", "csv", "json"], default="table")
+    results = verbs.add_parser(
+        "results", parents=[anywhere], help="show the results of a benchmark, one row per trial"
+    )
+    results.add_argument("name", help="the name or the YAML file of a benchmark")
+    results.add_argument(
+        "--format",
+        choices=["table", "csv", "json"],
+        default="table",
+        help="the format of the output. Default: %(default)s",
+    )
     results.set_defaults(command=commands.results)
 
-    report = verbs.add_parser(
-        "report", parents=[anywhere], help="write the PDF of a benchmark from what MLflow holds"
+    compare = verbs.add_parser(
+        "compare",
+        parents=[anywhere],
+        help="compare two runs: what differs, and what became faster or slower",
     )
-    report.add_argument("name")
-    report.add_argument("--report", metavar="PDF", help="where it goes; reports/output/NAME.pdf")
+    run_or_name = "a benchmark, which stands for its latest run, or the id of a run"
+    compare.add_argument("before", help=run_or_name)
+    compare.add_argument("after", help=f"{run_or_name}. Ratios are after over before")
+    compare.set_defaults(command=commands.compare)
+
+    report = verbs.add_parser(
+        "report",
+        parents=[anywhere],
+        help="write the report of a benchmark from the results in MLflow",
+    )
+    report.add_argument("name", help="the name or the YAML file of a benchmark")
     report.set_defaults(command=commands.report)
 
-    for verb in (run, sweep, results, report):
+    for verb in (run, sweep, report):
         verb.add_argument(
-            "--link", choices=PRESETS, default=DEFAULT, help="over which times are modelled"
+            "--report",
+            metavar="PDF",
+            help="the file of the report. Default: reports/output/NAME.pdf in PACELINE_HOME or in the"
+            " current folder",
+        )
+    for verb in (run, sweep, results, compare, report):
+        verb.add_argument(
+            "--link",
+            choices=PRESETS,
+            default=DEFAULT,
+            help="the link for which times are modelled. Default: %(default)s",
         )
 
-    download = verbs.add_parser("download", help="fetch a public data set, checked")
-    download.add_argument("name", help="a data set of `list`")
-    download.add_argument("--to", metavar="FOLDER", required=True, help="where its files go")
+    download = verbs.add_parser("download", help="download a public data set and check it")
+    download.add_argument("name", help="a data set from `paceline list`")
+    download.add_argument("--to", metavar="FOLDER", required=True, help="the folder for its files")
     download.set_defaults(command=commands.download)
 
-    measure = verbs.add_parser(
-        "measure", add_help=False, help="measure this machine and what measuring costs on it"
-    )
-    measure.add_argument(
-        "meter", choices=METERS, help="; ".join(": ".join(m) for m in METERS.items())
-    )
+    measure = verbs.add_parser("measure", help="measure this machine, and the cost of measuring")
+    meters = measure.add_subparsers(dest="meter", required=True, metavar="METER")
+    for meter, text in METERS.items():
+        meters.add_parser(meter, add_help=False, help=text)  # the meter reads its own options
     measure.set_defaults(command=commands.measure)
 
-    listing = verbs.add_parser(
-        "list", help="the benchmarks, algorithms and public data sets there are"
-    )
+    listing = verbs.add_parser("list", help="list the benchmarks, algorithms and public data sets")
     listing.set_defaults(command=commands.list_all)
 
-    ui = verbs.add_parser("ui", parents=[anywhere], help="open the MLflow page on this machine")
-    ui.add_argument("--port", type=int, default=5000)
+    ui = verbs.add_parser("ui", parents=[anywhere], help="serve the MLflow page on this machine")
+    ui.add_argument(
+        "--port", type=int, default=5000, help="the port of the page. Default: %(default)s"
+    )
     ui.set_defaults(command=commands.ui)
 
     dashboard = verbs.add_parser(
-        "dashboard", parents=[anywhere, studies], help="open Optuna's page on this machine"
+        "dashboard", parents=[anywhere, studies], help="serve the Optuna page on this machine"
     )
-    dashboard.add_argument("--port", type=int, default=8080)
+    dashboard.add_argument(
+        "--port", type=int, default=8080, help="the port of the page. Default: %(default)s"
+    )
     dashboard.set_defaults(command=commands.dashboard)
 
     doctor = verbs.add_parser(
@@ -218,7 +248,11 @@ def _command_first(arguments: list[str], verbs: Iterable[str]) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 0, 1 (something failed), 2 (a mistake), 130."""
+    """Runs one command.
+
+    Returns:
+        The exit status: 0, 1 (something failed), 2 (a mistake) or 130 (interrupted).
+    """
     try:
         root = parser()
         verbs = [action for action in root._actions if action.dest == "verb"]
@@ -235,11 +269,11 @@ def main(arguments: list[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     try:
         return int(options.command(options))
-    except BrokenPipeError:  # whoever read our output, `head` say, has seen enough
+    except BrokenPipeError:  # the reader of the output has closed it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        _say("interrupted; the same command goes on where this one stopped")
+        _say("interrupted; run the same command again to continue")
         return 130
     except Exception as error:
         return _told(error)
@@ -259,7 +293,7 @@ def _say(message: str) -> None:
 
 
 def _is_mistake(error: Exception) -> bool:
-    """Whether an error is told in one line: a person's mistake or the machine's, not ours."""
-    # A class that nobody has imported nobody has raised, and importing it would take seconds.
+    """Whether an error is shown in one line: it comes from the user or the machine, and is no bug."""
+    # A class that is not imported cannot have been raised, and importing it takes seconds.
     known = ((sys.modules.get(module), name) for module, name in MISTAKES.items())
     return isinstance(error, (OSError, *(getattr(m, name) for m, name in known if m)))

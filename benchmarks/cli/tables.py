@@ -1,10 +1,15 @@
 """The tables of the terminal: results, and what came out of a rerun."""
 
+import math
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from paceline.reports.measures import compare
+from paceline.reports.measures.groups import any_oversubscribed, target
+from paceline.reports.measures.remarks import MEANING, remarked
 from paceline.reports.measures.results import Results
 
 if TYPE_CHECKING:  # what a table of results need not wait for
@@ -26,18 +31,54 @@ def comparison(rerun: "Rerun") -> Table:
     return grid
 
 
+def differences(before: Results, after: Results) -> Table:
+    """What is not alike in two runs."""
+    grid = Table("what differs", before.run_id[:8], after.run_id[:8], title="before and after")
+    for name, values in compare.differences(before, after).items():
+        grid.add_row(name, *("–" if value is None else escape(str(value)) for value in values))
+    if not grid.rows:
+        grid.add_row("nothing", "", "")
+    return grid
+
+
+def changes(before: Results, after: Results) -> Table:
+    """Each figure of the configurations in both, after over before, with a verdict."""
+    compared = compare.compare(before, after)
+    columns = ("algorithm", "workers", "figure", "after / before", "verdict")
+    grid = Table(*columns, title="after over before")
+    for one in compared:
+        shown = [one.algorithm, str(one.workers), one.figure.title, str(one.ratio)]
+        if math.isnan(one.ratio.value):
+            shown[-1] = "–"
+        grid.add_row(*shown, one.verdict)
+    tested = sum(not math.isnan(one.ratio.p) for one in compared)
+    grid.caption = (
+        "Geometric mean over seeds, each with its own 95 % interval; verdicts are corrected for all"
+        f" {tested} comparisons. What changes between two sessions on a machine is in no interval."
+    )
+    for side, only in zip(("before", "after"), compare.alone(before, after), strict=True):
+        if only:
+            named = ", ".join(f"{algorithm}@{workers}" for algorithm, workers in only)
+            grid.caption += f" Only {side}: {named}."
+    return grid
+
+
 def table(results: Results) -> Table:
     """The trials of a benchmark as a table for the terminal."""
+    to_target = {
+        "steps_to_target": "steps to target",
+        "time_to_target_s": "seconds to target",
+        "modelled_time_to_target_s": f"modelled, {results.link}",
+    }
     shown = {
         "algorithm": "algorithm",
         "workers": "workers",
         "seed": "seed",
         "status": "status",
-        "steps_to_target": "steps to target",
-        "time_to_target_s": "seconds to target",
-        "modelled_time_to_target_s": f"modelled, {results.link}",
+        **({} if target(results) is None else to_target),
         "examples_per_s": "examples/s",
         "bytes_sent_per_worker": "MB sent/worker",
+        "best_loss": f"best {results.benchmark['loss_name']}",
         "final_loss": f"final {results.benchmark['loss_name']}",
         "final_metric": f"final {results.benchmark['metric_name']}",
         "run_id": "run",
@@ -47,10 +88,15 @@ def table(results: Results) -> Table:
         "time_to_target_s": "{:.1f}",
         "modelled_time_to_target_s": "{:.1f}",
         "examples_per_s": "{:,.0f}",
+        "best_loss": "{:.4f}",
         "final_loss": "{:.4f}",
         "final_metric": "{:.4f}",
     }
-    grid = Table(title=f"{results.benchmark['name']}: {results.benchmark['data']['name']}")
+    grid = Table(
+        title=escape(f"{results.benchmark['name']}: {results.benchmark['data']['name']}"),
+        caption_justify="left",
+    )
+    numbers = {remark: i for i, remark in enumerate(remarked(results.trials), start=1)}
     for column, title in shown.items():
         names = column in ("algorithm", "status")
         grid.add_column(title, justify="left" if names else "right", no_wrap=names)
@@ -69,7 +115,10 @@ def table(results: Results) -> Table:
                 cells.append(formats.get(column, "{}").format(value))
         if row["oversubscribed"] is True:
             cells[list(shown).index("examples_per_s")] += "*"
-        grid.add_row(*cells)
-    if (results.trials["oversubscribed"] == True).any():  # noqa: E712
-        grid.caption = "* more ranks than cores: wall-clock speedup says nothing here"
+        cells[0] += "".join(f" [{numbers[remark]}]" for remark in remarked(row.to_frame().T))
+        grid.add_row(*map(escape, cells))
+    told = [f"[{number}] {remark}: {MEANING[remark]}" for remark, number in numbers.items()]
+    if any_oversubscribed(results.trials):
+        told.insert(0, "* more ranks than cores: wall-clock speedup says nothing here")
+    grid.caption = escape("\n".join(told)) or None
     return grid

@@ -28,12 +28,12 @@ from paceline.benchmarks.spec.reading import load_benchmark
 from paceline.benchmarks.trials.display import TerminalDisplay, console
 from paceline.benchmarks.trials.runner import follow
 from paceline.lightning_modules.backend.launch import start_fork_server
+from paceline.lightning_modules.backend.phases import TRAINING
 from paceline.reports.figures.look import COLOURS, MARKERS, STYLE, WIDTH, Look, legend
 
 HASH_SIZES = [2, 512, 4096, 32768]  # of the click-through model: 38,817 to 6,854,345 parameters
 WORKERS = [2, 4, 8]
 SIZE, SCALE = HASH_SIZES[2], WORKERS[1]  # while the other one varies
-TRAINING = ("train", "exchange")  # the phases of a ledger that are an algorithm's traffic
 BATCH_SIZE, STEPS, PERIOD = 16, 20, 10
 
 

@@ -10,7 +10,6 @@ for all.
 import argparse
 import multiprocessing
 import os
-import platform
 import resource
 import statistics
 import tempfile
@@ -22,6 +21,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from paceline.benchmarks.trials.environment import cores, cpu_model
 from paceline.datasets.click_log import ClickLog
 from paceline.datasets.reading.criteo_format import FIELD_NAMES
 
@@ -99,15 +99,6 @@ def _measured(reader: Reader, file: Path, scratch: Path) -> tuple[float, float]:
     return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def machine() -> str:
-    """Cores that may be used, and the model of the processor."""
-    facts = Path("/proc/cpuinfo")
-    lines = facts.read_text().splitlines() if facts.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    cores = len(os.sched_getaffinity(0))
-    return f"{cores} cores, {models[0] if models else platform.machine()}"
-
-
 def _spread(figures: list[float]) -> str:
     return f"{statistics.median(figures):,.0f} ({min(figures):,.0f}-{max(figures):,.0f})"
 
@@ -136,7 +127,7 @@ def main(arguments: list[str]) -> None:
         "rows/s",
         "peak MB",
         title=f"{rows:,} rows ({megabytes:.0f} MB) of {source}, {chosen.repeats} times: "
-        f"median (min-max)\n{machine()}, load {os.getloadavg()[0]:.1f}",
+        f"median (min-max)\n{cores()} cores, {cpu_model()}, load {os.getloadavg()[0]:.1f}",
     )
     for reader, readings in zip(readers, zip(*runs, strict=True), strict=True):
         speeds = [rows / seconds for seconds, _ in readings]

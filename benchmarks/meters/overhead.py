@@ -55,6 +55,7 @@ def metered_rank(trial: Trial, report: Callable[[str, Any], None]) -> list[list[
 
     from paceline.benchmarks.trials.meter import Meter
     from paceline.benchmarks.trials.rank import run_rank
+    from paceline.lightning_modules.backend.private import communication_backend
 
     class Switch(Callback):
         def __init__(self) -> None:
@@ -62,10 +63,8 @@ def metered_rank(trial: Trial, report: Callable[[str, Any], None]) -> list[list[
             self.seconds: list[list[float]] = []
 
         def on_train_start(self, trainer: Trainer, algorithm: LightningModule) -> None:
-            import deepspeed.comm.comm as comm
-
             (self.meter,) = (c for c in trainer.callbacks if isinstance(c, Meter))  # type: ignore[attr-defined]
-            self.clock, self.sender = self.meter.clock, comm.cdb
+            self.clock, self.sender = self.meter.clock, communication_backend()
             self.counted = {
                 name: method
                 for name, method in vars(self.sender).items()

@@ -39,7 +39,7 @@ def load_workload(task: str, overrides: list[str]) -> Benchmark:
 
     Args:
         task: `path/to/file.py:Class`, what is trained; the file holds the data module as well. Its
-            `target_loss`, if it has one, is the target; otherwise none is ever reached.
+            `target_loss`, if it has one, is the target; otherwise there is none.
         overrides: as of `load_benchmark`.
 
     Raises:
@@ -48,7 +48,7 @@ def load_workload(task: str, overrides: list[str]) -> Benchmark:
     plugin = Plugin.named(task)
     if plugin.source is None:
         raise ConfigError(f"--workload is path/to/file.py:CLASS, not {task}")
-    target = getattr(plugin.cls, "target_loss", 0.0)
+    target = getattr(plugin.cls, "target_loss", None)
     rivals: dict[str, Any] = {name: {} for name in find_algorithms() if name != "baseline"}
     raw = {
         "workload": {
@@ -108,7 +108,7 @@ def _load(path: Path, raw: dict[str, Any], overrides: list[str]) -> Benchmark:
         _refuse_unknown(path, raw, parser)
         namespace = parser.parse_object(raw)
         where = ""
-        namespace = parser.parse_args(overrides, namespace=namespace)
+        namespace = parser.parse_args(_emptied(overrides, parser), namespace=namespace)
     except ConfigError as error:
         raise ConfigError(labels.message(str(error))) from error
     except (ArgumentError, TypeError, ValueError) as error:
@@ -240,6 +240,14 @@ def _check_positive(path: Path, benchmark: Benchmark) -> None:
     for place, value in quantities.items():
         if not value > 0:
             raise ConfigError(f"{path}: {place} must be positive, not {value}")
+
+
+def _emptied(overrides: list[str], parser: ArgumentParser) -> list[str]:
+    """The overrides, where `--FIELD=` takes away the value of a field that may have none."""
+    may_have_none = {
+        f"--{a.dest}=" for a in parser._actions if a.default is None and not a.required
+    }
+    return [f"{text}null" if text in may_have_none else text for text in overrides]
 
 
 def _fields(parser: ArgumentParser) -> list[str]:

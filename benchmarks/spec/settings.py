@@ -12,9 +12,13 @@ Pruner = Literal["hyperband", "successive_halving", "none"]
 
 @dataclass(frozen=True)
 class Target:
-    """The validation loss at which a trial counts as having reached its target."""
+    """What a trial is to reach.
 
-    loss: float
+    Args:
+        loss: the validation loss at or below which the target counts as reached; None is no target.
+    """
+
+    loss: float | None = None
 
 
 @dataclass(frozen=True)

@@ -10,19 +10,19 @@ from optuna.trial import FrozenTrial
 from paceline.benchmarks.spec.settings import Objective
 from paceline.benchmarks.trials.runner import Ended
 from paceline.reports.measures.link import Link, modelled_seconds
+from paceline.reports.measures.scoring import TO_TARGET, reached
 from paceline.reports.measures.statistics import churn
 
-# The objectives that have been decided once the target is reached, by the column of the curve that
-# counts them.
-TO_TARGET = {"time_to_target_s": "train_seconds", "bytes_to_target": "bytes_sent_per_worker"}
+# The objectives that the curve alone has decided once the target is reached.
+DECIDED_AT_TARGET = ("time_to_target_s", "bytes_to_target")
 
 
-def about_target(objectives: Sequence[Objective]) -> bool:
-    """Whether a trial that misses the target is worth nothing, whatever else it gave."""
-    return any(name.endswith(("to_target", "to_target_s")) for name in objectives)
+def about_target(objectives: Sequence[Objective]) -> list[Objective]:
+    """The objectives for which a trial that misses the target is worth nothing."""
+    return [name for name in objectives if name in TO_TARGET]
 
 
-def value(name: Objective, trials: list[Ended], target: float, link: Link) -> float:
+def value(name: Objective, trials: list[Ended], target: float | None, link: Link) -> float:
     """An objective of a configuration, the mean over its trials, which differ in their seed alone.
 
     Of a trial that missed the target, what it had spent at its end: `excess` tells the two apart.
@@ -30,7 +30,7 @@ def value(name: Objective, trials: list[Ended], target: float, link: Link) -> fl
     Args:
         name: of the objective.
         trials: of the configuration, all finished.
-        target: the validation loss to reach.
+        target: the validation loss to reach, None where there is none.
         link: over which time is modelled.
     """
     match name:
@@ -52,7 +52,7 @@ def excess(trials: list[Ended], target: float) -> float:
 
 def lower_bounds(objectives: Sequence[Objective], point: dict[str, float]) -> list[float]:
     """What each objective will be at least, of a trial that has not reached its target at `point`."""
-    bounds = {name: point[column] for name, column in TO_TARGET.items()}
+    bounds = {name: point[TO_TARGET[name]] for name in DECIDED_AT_TARGET}
     bounds |= {"modelled_time_to_target_s": point["compute_seconds"], "churn": 0.0}
     return [bounds.get(name, -math.inf) for name in objectives]
 
@@ -78,18 +78,20 @@ def chosen(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
 
     def rank(trial: FrozenTrial) -> tuple[float, float]:
         violation = sum(max(0.0, v) for v in trial.constraints.values())
+        if len(trial.values) == 1:  # a loss may be below zero
+            return violation, trial.values[0]
         return violation, sum(math.log(max(v, 1e-12)) for v in trial.values)
 
     return min(trials, key=rank, default=None)
 
 
-def _decisive(trial: Ended, target: float) -> dict[str, float]:
+def _decisive(trial: Ended, target: float | None) -> dict[str, float]:
     """The point of the curve that reached the target, or the last."""
-    reached = (point for point in trial.curve if point["validation_loss"] <= target)
-    return next(reached, trial.curve[-1])
+    first = reached((point["validation_loss"] for point in trial.curve), target)
+    return trial.curve[-1 if first is None else first]
 
 
-def _modelled(trial: Ended, target: float, link: Link) -> float:
+def _modelled(trial: Ended, target: float | None, link: Link) -> float:
     point = _decisive(trial, target)
     return modelled_seconds(
         point["compute_seconds"], point["messages_per_worker"], trial.record, link

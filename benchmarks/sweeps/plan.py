@@ -10,6 +10,7 @@ from paceline.benchmarks.spec.benchmark import Benchmark, Trial, fingerprint
 from paceline.benchmarks.spec.plugin import ConfigError, nearest
 from paceline.benchmarks.spec.settings import Sweep
 from paceline.benchmarks.sweeps.drawing import suggest
+from paceline.benchmarks.sweeps.objectives import about_target
 from paceline.benchmarks.trials.environment import hardware
 from paceline.lightning_modules import find_algorithms
 from paceline.lightning_modules.backend.search import Choice, Dimension
@@ -166,9 +167,16 @@ def plans(benchmark: Benchmark) -> tuple[list[StudyPlan], list[str]]:
     by the machine; an algorithm is left out at a scale at which it does not run.
 
     Raises:
-        ConfigError: an algorithm named does not exist, or nothing is left.
+        ConfigError: an algorithm named does not exist, nothing is left, or an objective is about a
+            target and the workload has none.
     """
     sweep, scale = benchmark.sweep, benchmark.scale
+    wanting = about_target(sweep.objectives)
+    if wanting and benchmark.workload.target.loss is None:
+        raise ConfigError(
+            f"sweep.objectives: {wanting[0]} needs a target; set workload.target.loss, or tune"
+            " final_loss or churn"
+        )
     there, left_out = [], []
     machine = hardware()
     room = len(machine["gpus"]) if machine["gpus"] and scale.accelerator != "cpu" else None

@@ -28,7 +28,7 @@ from paceline.benchmarks.sweeps.handing_out import (
     take_back,
 )
 from paceline.benchmarks.sweeps.objectives import (
-    TO_TARGET,
+    DECIDED_AT_TARGET,
     about_target,
     excess,
     is_dominated,
@@ -50,6 +50,7 @@ from paceline.benchmarks.trials.runner import (
 from paceline.benchmarks.trials.store import is_connection_lost
 from paceline.benchmarks.trials.tracking import BenchmarkRun, check_experiment
 from paceline.reports.measures.link import PRESETS
+from paceline.reports.measures.scoring import reached
 
 POLL_S = 0.5
 
@@ -168,29 +169,29 @@ class _Work:
                 return
         link = PRESETS[self.link]
         values = [value(name, ended, target, link) for name in settings.objectives]
-        if about_target(settings.objectives):
+        if target is not None and about_target(settings.objectives):
             trial.set_constraint("validation loss over the target", excess(ended, target))
         opened.study.tell(trial, values)
 
     def _watch(self, study: Study, trial: optuna.Trial, first: bool) -> Watch:
         """What ends a trial early: that it has its values or, on the first seed, is hopeless."""
         settings, target = self.benchmark.sweep, self.benchmark.workload.target.loss
-        objectives, seen, reached = settings.objectives, 0, False
+        objectives, seen, there = settings.objectives, 0, False
 
         def watch(point: dict[str, float]) -> None:
-            nonlocal seen, reached
+            nonlocal seen, there
             seen += 1
-            reached = reached or point["validation_loss"] <= target
-            if reached and set(objectives) <= set(TO_TARGET):
+            there = there or reached([point["validation_loss"]], target) is not None
+            if there and set(objectives) <= set(DECIDED_AT_TARGET):
                 raise Stop
             if not first:
                 return
-            if len(objectives) == 1 and not (reached and about_target(objectives)):
+            if len(objectives) == 1 and not (there and about_target(objectives)):
                 trial.report(point["validation_loss"], seen)
                 if trial.should_prune():
                     raise Stop(f"given up after {seen} evaluations: others did better by then")
             # The mean over several seeds has no bound yet.
-            elif len(objectives) > 1 and not reached and len(settings.tuning_seeds) == 1:
+            elif len(objectives) > 1 and not there and len(settings.tuning_seeds) == 1:
                 done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
                 if is_dominated(lower_bounds(objectives, point), done):
                     raise Stop(

@@ -5,7 +5,6 @@ import math
 from typing import Any
 
 import numpy as np
-import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
@@ -13,6 +12,7 @@ from paceline.benchmarks.spec.benchmark import Trial
 from paceline.datasets.batches import BatchOrder, BatchStream, TicketStream, with_batches
 from paceline.lightning_modules.backend.algorithm import Algorithm
 from paceline.lightning_modules.backend.layout import Layout
+from paceline.lightning_modules.backend.private import rendezvous_store
 
 EVALUATION_BATCH = 8192  # unless the data module has an `evaluation_batch`
 
@@ -80,8 +80,7 @@ def training_batches(
 
 def _ticket() -> int:
     # From the rendezvous store, which the parent holds: no rank has to answer another.
-    store = torch.distributed.distributed_c10d._get_default_store()
-    return int(store.add("paceline/ticket", 1)) - 1
+    return int(rendezvous_store().add("paceline/ticket", 1)) - 1
 
 
 def partition(

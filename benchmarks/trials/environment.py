@@ -97,7 +97,7 @@ def memory_bytes() -> int:
 def hardware() -> dict[str, Any]:
     """The machine: processor, cores, memory in GiB, GPUs, operating system."""
     return {
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "cores": cores(),
         "memory_gib": round(memory_bytes() / 2**30),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
@@ -105,7 +105,8 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """The model of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from paceline.lightning_modules.backend.algorithm import Algorithm
 from paceline.lightning_modules.backend.clock import Clock
+from paceline.lightning_modules.backend.phases import TRAINING
 from paceline.lightning_modules.backend.strategy import DeepSpeedBackend
 
 LOSSES = 256  # added up at once, as adding costs as much as all else that is measured in a step
@@ -51,8 +52,7 @@ class Meter(Callback):
         """Training time of this rank, had sending taken none: what a model of the link adds to."""
         if self.clock.device.type == "cpu":
             return self.clock.cpu_seconds  # also where ranks take turns on a core
-        sending = self.ledger.seconds["train"] + self.ledger.seconds["exchange"]
-        return self.clock.total - sending
+        return self.clock.total - self.ledger.training_seconds
 
     def on_train_epoch_start(self, trainer: Trainer, algorithm: LightningModule) -> None:
         # An epoch of Lightning's is what lies between two evaluations.
@@ -92,7 +92,7 @@ class Meter(Callback):
         self.ledger.phase = "evaluation"
 
     def on_validation_end(self, trainer: Trainer, algorithm: LightningModule) -> None:
-        messages, wire = self.ledger.sent("train", "exchange")
+        messages, wire = self.ledger.sent(*TRAINING)
         seconds, compute_seconds = self._over_ranks(
             torch.distributed.ReduceOp.MAX, self.clock.total, self.compute_seconds
         )

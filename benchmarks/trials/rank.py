@@ -117,7 +117,7 @@ def run_rank(
         "steps": trainer.global_step,
         "replicas": layout.replicas,
         "phases": clock.seconds,
-        "send_seconds": ledger.seconds["train"] + ledger.seconds["exchange"],
+        "send_seconds": ledger.training_seconds,
         "compute_seconds": meter.compute_seconds,
         "ledger": ledger.rows(),
         "expected_bytes_per_worker": algorithm.expected_bytes(

@@ -179,11 +179,16 @@ class Ended:
         """The outcome in a few words."""
         if self.failure:
             return self.failure if self.error == "Stop" else f"FAILED: {self.failure}"
-        seconds = self.figures.get("time_to_target_s")
-        return (
-            f"loss {self.figures['final_loss']:.4f}, {self.figures['examples_per_s']:,.0f} examples/s, "
-            + ("target not reached" if seconds is None else f"target after {seconds:.1f} s")
-        )
+        parts = [
+            f"loss {self.figures['final_loss']:.4f}",
+            f"{self.figures['examples_per_s']:,.0f} examples/s",
+        ]
+        match self.figures.get("target_reached"):
+            case 1.0:
+                parts.append(f"target after {self.figures['time_to_target_s']:.1f} s")
+            case 0.0:
+                parts.append("target not reached")
+        return ", ".join(parts)
 
 
 def train(trial: Trial, report: Any) -> dict[str, Any]:

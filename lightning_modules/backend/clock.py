@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
+from paceline.lightning_modules.backend.phases import TRAINING
+
 
 class Clock:
     """The training time of one rank in seconds, split into phases.
@@ -23,7 +25,7 @@ class Clock:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.seconds = {"data": 0.0, "train": 0.0, "exchange": 0.0}
+        self.seconds = dict.fromkeys(("data", *TRAINING), 0.0)
         self.cpu_seconds = 0.0
         self._phase: str | None = None
         self._since = self._cpu_since = 0.0

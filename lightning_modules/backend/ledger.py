@@ -11,6 +11,8 @@ from typing import Any
 import torch
 import torch.distributed
 
+from paceline.lightning_modules.backend.phases import TRAINING
+
 
 def _bytes(value: Any) -> int:
     if isinstance(value, torch.Tensor):
@@ -101,7 +103,7 @@ class Ledger:
     """Counts what one rank sends to others, by operation, group size and phase.
 
     It counts at the one place through which DeepSpeed and the algorithms send: the methods of the
-    communication backend object `deepspeed.comm.comm.cdb`. It is locked, as an asynchronous
+    object of `private.communication_backend`. It is locked, as an asynchronous
     algorithm sends from two threads.
 
     Attributes:
@@ -168,6 +170,11 @@ class Ledger:
             size = torch.distributed.get_world_size(group)
             self._groups[group] = size, torch.distributed.get_backend(group)
         return self._groups[group]
+
+    @property
+    def training_seconds(self) -> float:
+        """Seconds spent sending what belongs to the algorithm."""
+        return sum(self.seconds[phase] for phase in TRAINING)
 
     def sent(self, *phases: str) -> tuple[int, float]:
         """Messages and wire bytes booked under `phases`."""

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -20,12 +19,12 @@ import deepspeed
 import deepspeed.comm as dist
 from deepspeed.accelerator import get_accelerator, set_accelerator
 from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
-from deepspeed.utils import groups as deepspeed_groups
 from lightning_fabric.utilities.seed import reset_seed
 from pytorch_lightning import Trainer
 from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy
 from torch import Tensor, nn
 
+from paceline.lightning_modules.backend import private
 from paceline.lightning_modules.backend.clock import Clock
 from paceline.lightning_modules.backend.groups import ReplicaGroups
 from paceline.lightning_modules.backend.layout import Layout
@@ -105,20 +104,18 @@ class DeepSpeedBackend(DeepSpeedStrategy):
     def setup_distributed(self) -> None:
         reset_seed()
         self.set_world_ranks()
-        # Building the shared-memory operation takes a compiler and half a minute, and training
-        # never uses it.
-        sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
+        private.no_shared_memory_build()
         if self.root_device.type == "cuda":
             torch.cuda.set_device(self.root_device)
         self.clock = Clock(self.root_device)
         self._init_deepspeed_distributed()
-        self.ledger.attach(deepspeed.comm.comm.cdb)
+        self.ledger.attach(private.communication_backend())
         self.groups = ReplicaGroups(self.layout, self.global_rank)
 
     def setup(self, trainer: Trainer) -> None:
         # Before every step, Lightning broadcasts from rank 0 to the world whether it was told to
         # end. No algorithm asks for that, and it keeps replicas in step that should run free.
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+        private.no_broadcast_before_steps(trainer)
         super().setup(trainer)
 
     def _get_process_group_backend(self) -> str:
@@ -128,8 +125,7 @@ class DeepSpeedBackend(DeepSpeedStrategy):
     def _setup_model_and_optimizer(
         self, model: nn.Module, optimizer: Any, lr_scheduler: Any = None
     ) -> tuple[Any, Any]:
-        # `deepspeed.utils.groups.mpu` outlives the engine that set it.
-        deepspeed_groups.mpu = None
+        private.forget_groups()
         engine, engine_optimizer, _, _ = deepspeed.initialize(
             args=argparse.Namespace(device_rank=self.local_rank),
             config=self.config,
@@ -143,7 +139,7 @@ class DeepSpeedBackend(DeepSpeedStrategy):
         if self.zero_stage_3:
             # DeepSpeed leaves the parameters in a fresh Adagrad, alone of all optimizers, and on
             # loading a checkpoint adds them a second time.
-            engine_optimizer._clear_fp32_optimizer_param_groups()
+            private.release_parameters_of(engine_optimizer)
         return engine, engine_optimizer
 
     def save_checkpoint(
@@ -271,5 +267,5 @@ class DeepSpeedBackend(DeepSpeedStrategy):
             dist.barrier()
 
     def teardown(self) -> None:
-        deepspeed_groups.mpu = None
+        private.forget_groups()
         super().teardown()

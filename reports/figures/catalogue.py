@@ -2,13 +2,14 @@
 
 import io
 from collections.abc import Callable
+from functools import partial
 
 import matplotlib.style
 from matplotlib.figure import Figure
 
-from paceline.reports.figures import curves, diagnostics, pareto, scaling, tuning
+from paceline.reports.figures import churn, curves, diagnostics, pareto, scaling, tuning
 from paceline.reports.figures.look import STYLE
-from paceline.reports.measures import retrains
+from paceline.reports.measures.groups import Timing, modelled, timings
 from paceline.reports.measures.results import Results
 
 FIGURES: dict[str, Callable[[Results], Figure]] = {
@@ -20,11 +21,18 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
     "pareto": pareto.pareto,
     "speedup": scaling.speedup,
     "bytes_sent": scaling.bytes_sent,
-    "churn_matrix": retrains.churn_matrix,
+    "churn_matrix": churn.churn_matrix,
     "staleness": diagnostics.staleness,
     "residuals": diagnostics.residuals,
     "divergence": diagnostics.divergence,
 }
+# Those that compare times, drawn a second time with modelled ones where measured ones do not tell.
+TIMED: dict[str, Callable[[Results, Timing], Figure]] = {
+    "efficiency": scaling.efficiency,
+    "pareto": pareto.pareto,
+    "speedup": scaling.speedup,
+}
+MODELLED = "_modelled"  # what then ends their name
 OF_A_SWEEP: dict[str, Callable[[Results], Figure]] = {
     "tuning_history": tuning.history,
     "tuning_importance": tuning.importance,
@@ -32,11 +40,21 @@ OF_A_SWEEP: dict[str, Callable[[Results], Figure]] = {
 }
 
 
+EVERY_NAME = [*FIGURES, *(name + MODELLED for name in TIMED), *OF_A_SWEEP]
+
+
 def figures_of(results: Results) -> dict[str, Callable[[Results], Figure]]:
     """The figures that a report of these results has, those of a sweep last."""
-    if "sweep" not in results.benchmark:
-        return FIGURES
-    return FIGURES | OF_A_SWEEP
+    found: dict[str, Callable[[Results], Figure]] = {}
+    for name, draw in FIGURES.items():
+        found[name] = draw
+        if name in TIMED and len(timings(results)) > 1:
+            found[name + MODELLED] = partial(_with_modelled_times, TIMED[name])
+    return found | OF_A_SWEEP if "sweep" in results.benchmark else found
+
+
+def _with_modelled_times(draw: Callable[[Results, Timing], Figure], results: Results) -> Figure:
+    return draw(results, modelled(results))
 
 
 def svg(draw: Callable[[Results], Figure], results: Results) -> bytes:

@@ -1,5 +1,7 @@
 """The validation loss of a trial while it trains, against what its training costs."""
 
+import math
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -19,7 +21,14 @@ from paceline.reports.figures.look import (
     readable_log_ticks,
     write_beside,
 )
-from paceline.reports.measures.groups import NothingToDraw, configurations, finished, listed, names
+from paceline.reports.measures.groups import (
+    NothingToDraw,
+    configurations,
+    finished,
+    listed,
+    names,
+    target,
+)
 from paceline.reports.measures.results import Results
 
 ROW_HEIGHT = 2.5  # inches
@@ -77,7 +86,7 @@ def _loss(results: Results, x: str, xlabel: str, log: bool = False) -> Figure:
     title = f"validation loss against {xlabel.partition(' (')[0]}"
     figure, drawn = panels_by_workers(results, title, list(shown), ROW_HEIGHT)
     levels = _levels(results)
-    low, high = _focus(curves["validation_loss"], levels)
+    low, high = _focus(curves["validation_loss"], target(results), levels)
     for i, (count, axes) in enumerate(drawn.items()):
         for algorithm, workers, curve in configurations(shown[count]):
             _draw_trials(axes, results, curve, x, looks(results)[algorithm, workers])
@@ -160,24 +169,28 @@ def draw_mean(axes: Axes, curve: pd.DataFrame, x: str, y: str, look: Look) -> No
 
 
 def _levels(results: Results) -> list[Label]:
-    """The target and, of data whose truth is known, the lowest loss that any model can reach."""
-    target = results.benchmark["benchmark"]["workload"]["target"]["loss"]
-    levels = [Label(target, f"target {target:g}", Look(GREY, line="--"))]
+    """The target, if any, and of data whose truth is known the lowest loss that any model can reach."""
+    levels = []
+    if (goal := target(results)) is not None:
+        levels.append(Label(goal, f"target {goal:g}", Look(GREY, line="--")))
     lowest = results.benchmark["data"].get("bayes_log_loss")
     if lowest is not None:
         levels.append(Label(lowest, f"Bayes {lowest:.4g}", Look(GREY, line=":")))
     return levels
 
 
-def _focus(losses: "pd.Series[float]", levels: list[Label]) -> tuple[float, float]:
-    """Limits that tell the losses near the target apart.
+def _focus(
+    losses: "pd.Series[float]", goal: float | None, levels: list[Label]
+) -> tuple[float, float]:
+    """Limits that tell the losses near the target, or the lower ones, apart.
 
     The first, high losses are cut off, and the Bayes loss stays outside where it is far below.
     """
-    target, *others = (level.height for level in levels)
-    low = min(float(losses.min()), target)
-    high = max(float(losses.quantile(SHOWN)), target)
-    low = min([low, *(height for height in others if height > low - 0.3 * (high - low))])
+    goals = [] if goal is None else [goal]
+    low = min(float(losses.min()), *goals, math.inf)
+    high = max(float(losses.quantile(SHOWN)), *goals, -math.inf)
+    heights = [level.height for level in levels]
+    low = min([low, *(height for height in heights if height > low - 0.3 * (high - low))])
     if low > 0 and high > 5 * low:
         return low / (high / low) ** 0.05, high * (high / low) ** 0.05
     margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0

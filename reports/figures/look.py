@@ -1,8 +1,8 @@
 """How figures look: their colours, marks, frames and labels, the same in each of them."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from statistics import fmean
 from textwrap import fill
 from typing import Any
 
@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation, blended_transform_factory
+from scipy.optimize import isotonic_regression
 
 from paceline.reports.measures.groups import (
     any_oversubscribed,
@@ -23,6 +24,7 @@ from paceline.reports.measures.results import Results
 
 WIDTH, HEIGHT = 6.7, 2.9  # inches: the text width of an A4 page
 PANELS_A_ROW = 3
+TICKS = 9  # on a logarithmic axis, at most
 BASELINE_COLOUR, BASELINE_MARKER = "#000000", "o"
 # Safe for the colour-blind: Okabe and Ito's colours, without the yellow that fades on white, then
 # wine, olive and indigo of Tol's muted scheme.
@@ -223,7 +225,13 @@ def readable_log_ticks(axes: Axes) -> None:
         ticks = [tick for tick in every if low <= tick <= high]
         if len(ticks) >= 4:
             break
-    axes.yaxis.set_major_locator(FixedLocator(ticks[:: -(-len(ticks) // 8)]))
+    shown: list[float] = []
+    for tick in sorted(
+        ticks, key=lambda tick: -tick
+    ):  # below a power of ten they lie close together
+        if not shown or math.log(shown[-1] / tick) > math.log(high / low) / TICKS:
+            shown.append(tick)
+    axes.yaxis.set_major_locator(FixedLocator(shown[::-1]))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
 
@@ -266,18 +274,13 @@ def write_beside(axes: Axes, labels: list[Label], inches: float) -> None:
 def spread(wanted: list[float], gap: float) -> list[float]:
     """Heights in [0, 1] at least `gap` apart, nearest to those wanted in the least squares.
 
-    Less the i gaps below it, the height of label i must only not decrease: that is an isotonic
-    regression, solved by pooling neighbours in the wrong order.
+    Less the i gaps below it, the height of label i must only not decrease, which is an isotonic
+    regression.
 
     Args:
         wanted: ascending.
         gap: as a part of the whole height.
     """
-    pools: list[list[float]] = []
-    for i, height in enumerate(wanted):
-        pools.append([height - i * gap])
-        while len(pools) > 1 and fmean(pools[-2]) > fmean(pools[-1]):
-            pools[-2:] = [pools[-2] + pools[-1]]
-    levels = [fmean(pool) for pool in pools for _ in pool]
+    levels = isotonic_regression([height - i * gap for i, height in enumerate(wanted)]).x
     highest = max(0.0, 1 - gap * (len(wanted) - 1))
     return [min(max(level, 0.0), highest) + i * gap for i, level in enumerate(levels)]

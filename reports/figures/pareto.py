@@ -15,15 +15,19 @@ from matplotlib.transforms import Bbox
 
 from paceline.reports.figures.look import GREY, hollow_handle, legend, looks, panel
 from paceline.reports.measures.groups import (
+    MEASURED,
     NothingToDraw,
+    Timing,
     always_reached,
     called,
     configurations,
-    finished,
+    ended,
     listed,
     names,
-    reference,
-    timing,
+    rankable,
+    ranked,
+    target,
+    timed,
 )
 from paceline.reports.measures.results import Results
 
@@ -32,21 +36,22 @@ SIDES = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)]
 DISTANCES = [7, 12, 18, 26, 36, 48, 62, 80]  # points from a mark to its label
 
 
-def pareto(results: Results) -> Figure:
+def pareto(results: Results, times: Timing = MEASURED) -> Figure:
     """Seconds to the target against bytes that a worker sends until then, a mark a configuration.
 
-    The front joins the configurations that no other beats in both. Times are those of `timing`.
+    The front joins the configurations that no other beats in both.
 
     Raises:
-        NothingToDraw: no trial finished, or no configuration reached the target with every seed.
+        NothingToDraw: no configuration that may be ranked, with such times, reached the target with
+            every seed.
     """
-    reference(results)
-    reached = always_reached(results)
+    if target(results) is None:
+        raise NothingToDraw("the workload has no target")
+    reached = [group for group in ranked(results) if not timed(group[2], times).empty]
     if not reached:
-        raise NothingToDraw("no configuration reached the target in all its trials that finished")
+        raise NothingToDraw(_nobody(results, times))
     height = max(3.3, 2.2 + 0.07 * len(reached))  # the more names, the more room for them
-    figure, axes = panel(results, "time and bytes to the target", height)
-    times = timing(results)
+    figure, axes = panel(results, f"time ({times.how}) and bytes to the target", height)
     columns = [times.seconds, "bytes_to_target"]
     points = {(a, n): tuple(rows[columns].astype(float).mean()) for a, n, rows in reached}
     _limits(axes, *(pd.Series(values) for values in zip(*points.values(), strict=True)))
@@ -69,18 +74,38 @@ def pareto(results: Results) -> Figure:
     handles = [Line2D([], [], color=GREY, lw=1, label="Pareto front")]
     if any(looks(results)[key].hollow for key in points):
         handles.append(hollow_handle())
-    note = "A name is followed by its number of workers."
-    if absent := [
-        called(results, algorithm, workers)
-        for algorithm, workers, _ in configurations(finished(results))
-        if (algorithm, workers) not in points
-    ]:
-        note += f" Target not reached: {listed(absent)}."
-    legend(figure, handles, note)
+    notes = ["A name is followed by its number of workers.", *_absent(results, times)]
+    legend(figure, handles, " ".join(notes))
     for (x, y), (next_x, next_y) in pairwise(front):
         bars += [((x, y), (next_x, y)), ((next_x, y), (next_x, next_y))]
     _write_at_marks(figure, axes, marks, bars)
     return figure
+
+
+def _nobody(results: Results, times: Timing) -> str:
+    """Why there is no mark."""
+    if not always_reached(results):
+        return "no configuration reached the target in all its trials that ended"
+    if not ranked(results):
+        return "no configuration that reached the target in all its trials may be ranked"
+    return f"no configuration that reached the target has times that are {times.how}"
+
+
+def _absent(results: Results, times: Timing) -> list[str]:
+    """The configurations that have no mark, by the reason why."""
+    reached = {(a, n) for a, n, _ in always_reached(results)}
+    reasons: dict[str, list[str]] = {}
+    for algorithm, workers, rows in configurations(ended(results)):
+        if (algorithm, workers) not in reached:
+            reason = "Target not always reached"
+        elif not rankable(rows):
+            reason = "Not ranked"
+        elif timed(rows, times).empty:
+            reason = "More ranks than cores"
+        else:
+            continue
+        reasons.setdefault(reason, []).append(called(results, algorithm, workers))
+    return [f"{reason}: {listed(own)}." for reason, own in reasons.items()]
 
 
 def _front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:

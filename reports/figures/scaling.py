@@ -25,15 +25,19 @@ from paceline.reports.figures.look import (
     workers_axis,
     write_beside,
 )
+from paceline.reports.measures.efficiency import hardware, statistical
 from paceline.reports.measures.groups import (
+    MEASURED,
     NothingToDraw,
+    Timing,
     any_oversubscribed,
     configurations,
     finished,
     names,
     reference,
     si_bytes,
-    timing,
+    target,
+    timed,
     without_target,
 )
 from paceline.reports.measures.results import Results
@@ -42,18 +46,16 @@ MISSED = 0.05  # the height of the crosses of trials that missed the target, fro
 Values = Callable[[pd.DataFrame], "pd.Series[float]"]
 
 
-def speedup(results: Results) -> Figure:
+def speedup(results: Results, times: Timing = MEASURED) -> Figure:
     """Examples per second relative to `reference`, against workers, beside the ideal line.
 
-    Times are those of `timing`.
-
     Raises:
-        NothingToDraw: no trial finished, or all on the same number of workers.
+        NothingToDraw: no trial with such times finished, or all on the same number of workers.
     """
-    trials, counts = _scaled(results)
-    figure, axes = panel(results, f"speedup of training throughput, {_scaling(results)}")
-    times = timing(results)
-    unit = reference(results)[times.rate].mean()
+    trials, counts = _scaled(results, times)
+    title = f"speedup of training throughput ({times.how}), {_scaling(results)}"
+    figure, axes = panel(results, title)
+    unit = reference(trials)[times.rate].mean()
     ideal = [count / counts[0] for count in counts]
     axes.plot(counts, ideal, color=GREY, linestyle=":", linewidth=1)
     labels = [Label(ideal[-1], "ideal: as many times the workers", Look(GREY, line=":"))]
@@ -70,35 +72,29 @@ def speedup(results: Results) -> Figure:
     return figure
 
 
-def efficiency(results: Results) -> Figure:
+def efficiency(results: Results, times: Timing = MEASURED) -> Figure:
     """Hardware efficiency, statistical efficiency and seconds to the target, against workers.
 
-    Hardware efficiency is examples/s of a worker, relative to a worker of `reference`; statistical
-    efficiency is the examples that `reference` needs to the target by those that a trial needs. The
-    time to the target is as the one times the other; times are those of `timing`. A configuration of
-    which a trial ended without the target has a cross at the edge of the last two panels, in place of
-    its mean where no trial reached it.
+    Both efficiencies are relative to `reference`; the time to the target is as the one times the other.
+    A configuration of which a trial ended without the target has a cross at the edge of the last two
+    panels, in place of its mean where no trial reached it. Without a target there is the first panel
+    alone.
 
     Raises:
-        NothingToDraw: no trial finished, or all on the same number of workers.
+        NothingToDraw: no trial with such times finished, or all on the same number of workers.
     """
-    trials, counts = _scaled(results)
-    base = reference(results)
-    times = timing(results)
-    rate = (base[times.rate] / base["workers"]).mean()
-    examples = base["examples_to_target"].mean()
-    title = f"efficiency and time to the target, {_scaling(results)}"
-    figure, drawn = panels(results, title, 3, 2.4)
+    trials, counts = _scaled(results, times)
+    base = reference(trials)
     quantities: list[tuple[str, str, Values]] = [
         (
             "hardware efficiency",
             f"relative examples/s of a worker\n({times.how})",
-            lambda rows: rows[times.rate] / rows["workers"] / rate,
+            lambda rows: hardware(rows, base, times.rate),
         ),
         (
             "statistical efficiency",
             "relative examples to the target",
-            lambda rows: examples / rows["examples_to_target"],
+            lambda rows: statistical(rows, base),
         ),
         (
             "time to the target",
@@ -106,7 +102,13 @@ def efficiency(results: Results) -> Figure:
             lambda rows: rows[times.seconds],
         ),
     ]
-    missed = without_target(results)
+    if target(results) is None:
+        del quantities[1:]
+    title = "efficiency" + (" and time to the target" if len(quantities) > 1 else "")
+    title += f" ({times.how}), {_scaling(results)}"
+    figure, drawn = panels(results, title, len(quantities), 2.4)
+    there = {(algorithm, workers) for algorithm, workers, _ in configurations(trials)}
+    missed = [(a, n) for a, own in without_target(results).items() for n in own if (a, n) in there]
     for axes, (title, ylabel, values) in zip(drawn, quantities, strict=True):
         of_target = "target" in ylabel + title
         axes.set_title(title)
@@ -116,9 +118,10 @@ def efficiency(results: Results) -> Figure:
         for place, algorithm in _side_by_side(trials):
             own = trials[trials["algorithm"] == algorithm]
             _draw_against_workers(axes, results, own, values, place)
-            for workers in missed.get(algorithm, []) if of_target else []:
-                _draw_missed(axes, looks(results)[algorithm, workers], workers * place, title)
-        if title.startswith("statistical") and math.isnan(examples):
+            for label, workers in missed if of_target else []:
+                if label == algorithm:
+                    _draw_missed(axes, looks(results)[label, workers], workers * place, title)
+        if title.startswith("statistical") and base["examples_to_target"].isna().all():
             text = "the reference did not reach the target"
             axes.text(0.5, 0.5, fill(text, 24), transform=axes.transAxes, ha="center")
         workers_axis(axes, counts)
@@ -179,13 +182,16 @@ def _scaling(results: Results) -> str:
     return f"{results.benchmark['benchmark']['scale']['scaling']} scaling"
 
 
-def _scaled(results: Results) -> tuple[pd.DataFrame, list[int]]:
-    """The trials that finished, and on how many workers, ascending."""
-    reference(results)
-    trials = finished(results)
+def _scaled(results: Results, times: Timing) -> tuple[pd.DataFrame, list[int]]:
+    """The trials that finished and whose times mean something, and on how many workers, ascending."""
+    trials = timed(finished(results), times)
     counts = sorted(int(workers) for workers in trials["workers"].unique())
+    crowded = len(trials) < len(finished(results))
+    which = "trial with a core for every rank" if crowded else "trial"
+    if not counts:
+        raise NothingToDraw(f"no {which} finished")
     if len(counts) < 2:
-        raise NothingToDraw("every trial that finished ran on the same number of workers")
+        raise NothingToDraw(f"every {which} that finished ran on the same number of workers")
     return trials, counts
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from paceline.reports.measures.results import Results
+from paceline.reports.measures.remarks import UNRANKED, remarked
+from paceline.reports.measures.results import ENDED, Results
 
 
 class NothingToDraw(ValueError):
@@ -27,15 +28,32 @@ class Timing:
     how: str
 
 
-def timing(results: Results) -> Timing:
-    """Measured times; those modelled over the link where ranks of a finished trial shared cores.
+MEASURED = Timing("examples_per_s", "time_to_target_s", "measured")
 
-    One kind for all trials, as the two cannot be compared.
+
+def modelled(results: Results) -> Timing:
+    """The times modelled over the link of these results."""
+    how = f"modelled, {results.link}"
+    return Timing("modelled_examples_per_s", "modelled_time_to_target_s", how)
+
+
+def timings(results: Results) -> list[Timing]:
+    """The kinds of times to show, each apart: the two cannot be compared with one another.
+
+    Modelled ones where ranks of a finished trial shared cores, whose measured times say nothing.
     """
-    if any_oversubscribed(finished(results)):
-        how = f"modelled, {results.link}"
-        return Timing("modelled_examples_per_s", "modelled_time_to_target_s", how)
-    return Timing("examples_per_s", "time_to_target_s", "measured")
+    return [MEASURED, modelled(results)] if any_oversubscribed(finished(results)) else [MEASURED]
+
+
+def timed(trials: pd.DataFrame, times: Timing) -> pd.DataFrame:
+    """Those of the trials whose times of that kind mean something."""
+    return trials[~trials["oversubscribed"].eq(True)] if times == MEASURED else trials
+
+
+def target(results: Results) -> float | None:
+    """The validation loss to reach; None where the workload has no target."""
+    loss: float | None = results.benchmark["benchmark"]["workload"]["target"]["loss"]
+    return loss
 
 
 def names(results: Results) -> dict[str, str]:
@@ -74,6 +92,11 @@ def finished(results: Results) -> pd.DataFrame:
     return results.trials.loc[results.trials["status"] == "FINISHED"]
 
 
+def ended(results: Results) -> pd.DataFrame:
+    """The trials that will not go on, however they ended."""
+    return results.trials.loc[results.trials["status"].isin(ENDED)]
+
+
 def configurations(rows: pd.DataFrame) -> list[tuple[str, int, pd.DataFrame]]:
     """Algorithm, workers and their rows, of trials or of curves, in the order of the rows."""
     groups: Any = rows.groupby(["algorithm", "workers"], sort=False)
@@ -81,20 +104,32 @@ def configurations(rows: pd.DataFrame) -> list[tuple[str, int, pd.DataFrame]]:
 
 
 def always_reached(results: Results) -> list[tuple[str, int, pd.DataFrame]]:
-    """The configurations that reached the target in every trial that finished.
+    """The configurations of which every trial that ended had reached the target.
 
-    Only these have costs to be compared: a mean over the lucky ones misleads.
+    Only these have costs to be compared: a mean over the lucky ones misleads, and a trial that diverged
+    or failed was not lucky.
     """
-    groups = configurations(finished(results))
+    groups = configurations(ended(results))
     return [group for group in groups if group[2]["target_reached"].eq(True).all()]
+
+
+def rankable(trials: pd.DataFrame) -> bool:
+    """Whether no remark on these trials forbids to rank them among others."""
+    return not set(remarked(trials)) & set(UNRANKED)
+
+
+def ranked(results: Results) -> list[tuple[str, int, pd.DataFrame]]:
+    """The configurations that always reached the target and on which no remark forbids a rank."""
+    return [group for group in always_reached(results) if rankable(group[2])]
 
 
 def without_target(results: Results) -> dict[str, list[int]]:
     """Where a trial ended without having reached the target: numbers of workers by algorithm."""
-    trials = results.trials
-    ended = trials[trials["status"].isin(["FINISHED", "FAILED", "KILLED"])]
+    if target(results) is None:
+        return {}
+    trials = ended(results)
     missed: dict[str, list[int]] = {}
-    for algorithm, workers, _ in configurations(ended[~ended["target_reached"].eq(True)]):
+    for algorithm, workers, _ in configurations(trials[~trials["target_reached"].eq(True)]):
         missed.setdefault(algorithm, []).append(workers)
     return missed
 
@@ -115,15 +150,17 @@ def several_seeds(results: Results) -> bool:
     return any(len(rows) > 1 for _, _, rows in configurations(finished(results)))
 
 
-def reference(results: Results) -> pd.DataFrame:
-    """The trials that others are compared with, one a seed: their speedup and efficiency are 1.
+def reference(trials: pd.DataFrame) -> pd.DataFrame:
+    """Those of the trials that others are compared with: their speedup and efficiency are 1.
 
     Those on the fewest workers: the baseline's where it is among them, else the first algorithm's.
 
+    Args:
+        trials: that finished, of several configurations.
+
     Raises:
-        NothingToDraw: no trial finished.
+        NothingToDraw: there are none.
     """
-    trials = finished(results)
     if trials.empty:
         raise NothingToDraw("no trial finished")
     fewest = trials[trials["workers"] == trials["workers"].min()]

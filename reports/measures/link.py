@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from math import log2
 from typing import Any, Literal
 
+from paceline.lightning_modules.backend.phases import TRAINING
+
 AllReduce = Literal["ring", "tree", "rabenseifner"]
 
 
@@ -81,7 +83,7 @@ def exchange_seconds(
     """
     total = 0.0
     for row in ledger:
-        if row["phase"] in ("train", "exchange"):
+        if row["phase"] in TRAINING:
             mean = row["payload_bytes"] / row["messages"]
             once = operation_seconds(row["operation"], mean, row["group_size"], link, all_reduce)
             total += row["messages"] * once
@@ -107,7 +109,7 @@ def modelled_seconds(
         row["messages"]
         for ledger in ranks
         for row in ledger
-        if row["phase"] in ("train", "exchange") and row["group_size"] > 1
+        if row["phase"] in TRAINING and row["group_size"] > 1
     ) / len(ranks)
     whole = max(exchange_seconds(ledger, link) for ledger in ranks)
     return compute_seconds + (whole * messages / sent if sent else 0.0)

@@ -14,7 +14,8 @@ from mlflow.tracking import MlflowClient
 from numpy.typing import NDArray
 
 from paceline.reports.measures.link import DEFAULT, PRESETS, Link, modelled_seconds
-from paceline.reports.measures.scoring import CURVE, oversubscribed
+from paceline.reports.measures.remarks import remarks
+from paceline.reports.measures.scoring import BEFORE_TARGET, CURVE, oversubscribed, score
 
 # What a run of ours is called in MLflow. `KIND` is "benchmark" on the parent, "trial" on a child; of a
 # sweep, "study" is between them and "tuning" is a trial that is not scored.
@@ -45,15 +46,21 @@ COLUMNS = [
     "time_to_target_s",
     "modelled_time_to_target_s",
     "bytes_to_target",
+    *BEFORE_TARGET.values(),
     "examples_per_s",
     "bytes_sent_per_worker",
     "expected_bytes_per_worker",
     "messages_per_worker",
+    "best_loss",
+    "best_step",
     "final_loss",
     "final_metric",
+    "remarks",
     "weights_sha256",
     "run_id",
 ]
+
+ENDED = ("FINISHED", "FAILED", "KILLED")  # the statuses of a trial that will not go on
 
 # What the report needs beside them: `modelled_s` is the training time of the whole trial, modelled, and
 # `rerun` what a repetition of it came to.
@@ -76,9 +83,12 @@ class Results:
             (description of the rows), `environment` (versions, hardware, revision), `loss_name`,
             `metric_name`, `titles` (of each algorithm label), `trials` (ids, in the order planned).
         trials: one row a planned trial, in that order: `COLUMNS`, then `MORE` and the hyper-parameters
-            as `param.*`. A trial never started has the status MISSING.
+            as `param.*`. A trial never started has the status MISSING. Where there is a target, one
+            that failed or was ended has missed it, whatever it had reached before. `remarks` are those
+            of `paceline.reports.measures.remarks`, joined by semicolons.
         curves: one row an evaluation of a trial: `run_id`, `algorithm`, `workers`, `seed`, then
-            `CURVE`, then what an algorithm reports of itself, absent where another ran.
+            `CURVE`, then what an algorithm reports of itself, absent where another ran, and
+            `modelled_s`.
         records: the `record.json` of each trial that finished, by `run_id`.
         predictions: of each such trial, by who serves them: of its first validation rows.
         link: the preset of `paceline.reports.measures.link` over which times are modelled.
@@ -143,13 +153,25 @@ def load(
     Raises:
         NoResults: it was never run.
     """
-    parents = search(client, name, paceline__kind="benchmark")
-    if not parents:
+    found = parents(client, name)
+    if not found:
         raise NoResults(f"no run of benchmark {name!r} in this store; `run {name}` makes one")
-    # A benchmark continued later keeps its run: the newest is the one that was worked on last.
-    parent = max(parents, key=lambda run: run.info.end_time or run.info.start_time)
+    return load_run(client, found[0], link, with_predictions)
+
+
+def parents(client: MlflowClient, name: str) -> list[mlflow.entities.Run]:
+    """The runs of a benchmark, one a configuration that it has had, the last worked on first."""
+    found = search(client, name, paceline__kind="benchmark")
+    # A benchmark continued later keeps its run.
+    return sorted(found, key=lambda run: run.info.end_time or run.info.start_time, reverse=True)
+
+
+def load_run(
+    client: MlflowClient, parent: mlflow.entities.Run, link: str, with_predictions: bool
+) -> Results:
+    """One of the `parents`, as `load` reads the first."""
     benchmark = read_json(client, parent.info.run_id, BENCHMARK_FILE)
-    runs = trial_runs(client, name)
+    runs = trial_runs(client, benchmark["name"])
     rows, curves, records = [], [], {}
     for planned in benchmark["trials"]:
         run = runs.get(planned["id"])
@@ -159,7 +181,8 @@ def load(
         if run is not None:
             curve = read_curve(client, run)
             if record := records.get(run.info.run_id):
-                rows[-1] |= _modelled(curve, rows[-1].get("steps_to_target"), record, PRESETS[link])
+                curve["modelled_s"] = _modelled(curve, record, PRESETS[link])
+                rows[-1] |= _scored(benchmark, rows[-1], curve)
             facts = {key: rows[-1][key] for key in CURVE_OF}
             curves.append(curve.assign(**facts)[[*facts, *curve.columns]])
     trials = pd.DataFrame(rows)
@@ -187,27 +210,34 @@ def _read_predictions(client: MlflowClient, run_id: str) -> dict[str, NDArray[np
             return dict(predictions)
 
 
-def _modelled(
-    curve: pd.DataFrame, steps: float | None, record: dict[str, Any], link: Link
-) -> dict[str, float]:
-    """Seconds of the whole, those to the target where it was reached, and examples/s, over `link`."""
+def _modelled(curve: pd.DataFrame, record: dict[str, Any], link: Link) -> list[float]:
+    """Seconds of training up to each point of a curve, over `link`."""
+    counted = curve[["compute_seconds", "messages_per_worker"]].to_numpy(dtype=float)
+    return [modelled_seconds(seconds, messages, record, link) for seconds, messages in counted]
 
-    def seconds(point: "pd.Series[float]") -> float:
-        compute, messages = point["compute_seconds"], point["messages_per_worker"]
-        return modelled_seconds(compute, messages, record, link)
 
-    last, reached = curve.iloc[-1], curve[curve["step"] == steps]
-    whole = seconds(last)
-    figures = {"modelled_s": whole, "modelled_examples_per_s": last["examples"] / whole}
-    if not reached.empty:
-        figures["modelled_time_to_target_s"] = seconds(reached.iloc[0])
-    return figures
+def _scored(benchmark: dict[str, Any], row: dict[str, Any], curve: pd.DataFrame) -> dict[str, Any]:
+    """The figures of a trial that finished: of its curve and the benchmark's target alone."""
+    workload = benchmark["benchmark"]["workload"]
+    figures = score(curve, workload["target"]["loss"])
+    last = curve.iloc[-1]
+    own = benchmark["benchmark"]["algorithms"][row["algorithm"]].get("budget")
+    evaluations = (own or workload["budget"])["evaluations"]
+    told = remarks(figures, row["workers"], last["step"], evaluations, benchmark["data"])
+    scored: dict[str, Any] = dict(figures)
+    if "target_reached" in figures:
+        scored["target_reached"] = bool(figures["target_reached"])
+    return scored | {
+        "modelled_s": last["modelled_s"],
+        "modelled_examples_per_s": last["examples"] / last["modelled_s"],
+        "remarks": "; ".join(told) or None,
+    }
 
 
 def read_curve(client: MlflowClient, run: mlflow.entities.Run) -> pd.DataFrame:
     """The curve of a trial: the columns of `CURVE`, then every other metric of its evaluations."""
     columns: dict[str, pd.Series[float]] = {}
-    own = sorted(set(run.data.metrics) - {*CURVE, *COLUMNS})
+    own = sorted(set(run.data.metrics) - {*CURVE, *COLUMNS, *MORE})
     for name in (*CURVE[1:], *own):
         if name in run.data.metrics:
             history = client.get_metric_history(run.info.run_id, name)
@@ -242,5 +272,9 @@ def _row(
             "weights_sha256": record["result"]["weights_sha256"],
             "oversubscribed": oversubscribed(record),
         }
-        row["target_reached"] = bool(row["target_reached"])
+    elif (
+        run.info.status in ENDED
+        and benchmark["benchmark"]["workload"]["target"]["loss"] is not None
+    ):
+        row["target_reached"] = False
     return row

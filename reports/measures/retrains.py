@@ -2,27 +2,12 @@
 
 from itertools import product
 from statistics import fmean
-from textwrap import fill
-from typing import Any
 
-import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
-from paceline.reports.figures.look import panel
-from paceline.reports.measures.groups import (
-    NothingToDraw,
-    called,
-    configurations,
-    counted,
-    finished,
-    names,
-)
+from paceline.reports.measures.groups import called, configurations, counted, finished
 from paceline.reports.measures.results import Results
-from paceline.reports.measures.statistics import churn
-
-Served = dict[int, NDArray[np.float32]]  # predictions by seed
+from paceline.reports.measures.statistics import Served, churn
 
 
 def served(results: Results, trials: pd.DataFrame, server: str = "model") -> Served:
@@ -39,41 +24,6 @@ def mean_churn(first: Served, second: Served) -> float:
     """
     pairs = [(a, b) for a, b in product(first, second) if a != b]
     return fmean(churn(first[a], second[b]) for a, b in pairs)
-
-
-def churn_matrix(results: Results) -> Figure:
-    """Churn between retrains of every configuration, and between any two of them.
-
-    Raises:
-        NothingToDraw: no configuration has predictions of several seeds.
-    """
-    groups = [(a, n, served(results, own)) for a, n, own in configurations(finished(results))]
-    groups = [(a, n, by_seed) for a, n, by_seed in groups if len(by_seed) > 1]
-    if not groups:
-        raise NothingToDraw("no configuration finished with several seeds and kept predictions")
-    size = len(groups)
-    figure, axes = panel(results, "churn (thousandths)", 1.0 + max(1.2, 0.215 * size))
-    matrix = np.full((size, size), np.nan)
-    for row, column in zip(*np.tril_indices(size), strict=True):
-        matrix[row, column] = 1000 * mean_churn(groups[row][2], groups[column][2])
-    darkest = np.nanmax(matrix)
-    axes.imshow(matrix, cmap="Blues", vmin=0, vmax=1.3 * darkest or 1, aspect="auto")
-    for row, column in zip(*np.nonzero(~np.isnan(matrix)), strict=True):
-        value = matrix[row, column]
-        shown = f"{value:.0f}" if darkest >= 10 else f"{value:.1f}"
-        style: dict[str, Any] = {"fontweight": "bold"} if row == column else {}
-        dark = "white" if value > 0.8 * darkest else "black"
-        axes.text(column, row, shown, ha="center", va="center", fontsize=6, color=dark, **style)
-    rows = [
-        f"{names(results)[algorithm]}, {counted(workers, 'worker')}: {i}"
-        for i, (algorithm, workers, _) in enumerate(groups, start=1)
-    ]
-    axes.set_yticks(range(size), [fill(text, 60) for text in rows])
-    axes.set_xticks(range(size), [str(i) for i in range(1, size + 1)])
-    axes.set_xlabel("configuration, by its number on the left")
-    axes.grid(visible=False)
-    axes.tick_params(length=0)
-    return figure
 
 
 def reproducibility(results: Results) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""The first page of a report: what was measured, in sentences and in one table."""
+"""The first page of a report: the question, the answer in sentences, and what it holds for."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,49 +6,60 @@ from typing import Any
 import pandas as pd
 
 from paceline.reports.measures.groups import (
+    MEASURED,
     always_reached,
-    any_oversubscribed,
     called,
     configurations,
     counted,
+    ended,
     finished,
     listed,
-    names,
-    several_seeds,
+    rankable,
+    ranked,
     si_bytes,
+    target,
+    timed,
+    timings,
+)
+from paceline.reports.measures.ranking import (
+    MOST_SEEDS,
+    Comparison,
+    Configuration,
+    Difference,
+    Ranking,
+    compare_losses,
+    rank,
+    seeds_needed,
 )
 from paceline.reports.measures.results import Results
 
 NONE = "–"
-TIES = 3  # so many configurations are named
+NAMED = 3  # so many configurations are named
 Format = Callable[[Any], str]
 
 
+def question(results: Results) -> str:
+    """What the benchmark asks."""
+    which = f"Which of {counted(len(configurations(results.trials)), 'configuration')}"
+    loss, goal = results.benchmark["loss_name"], target(results)
+    if goal is None:
+        return f"{which} comes to the lowest validation {loss} within the budget?"
+    return (
+        f"{which} reaches a validation {loss} of at most {goal:g} soonest, and which sends the fewest"
+        " bytes until then?"
+    )
+
+
 def answer(results: Results) -> list[str]:
-    """The sentences before everything else: what was measured, and how far it carries."""
-    trials, ended = results.trials, finished(results)
-    goal = f"the target of {results.benchmark['benchmark']['workload']['target']['loss']:g}"
-    sentences = []
-    if ended.empty:
-        sentences.append(f"No trial finished, so nothing can be said about {goal}.")
-    elif not (reached := ended[ended["target_reached"].eq(True)]).empty:
-        trials_ended = counted(len(ended), "finished trial")
-        sentences.append(f"{len(reached)} of {trials_ended} reached {goal}.")
-        sentences += _least(results)
-    else:
-        best = ended.sort_values("final_loss", kind="stable").iloc[0]
-        who = called(results, best["algorithm"], best["workers"])
-        sentences.append(
-            f"No trial reached {goal} within the budget; the lowest final loss measured is"
-            f" {best['final_loss']:.4f}, {who}, seed {best['seed']}."
-        )
-    alone = [len(rows) == 1 for _, _, rows in configurations(ended)]
-    if any(alone):
-        which = "Each configuration" if all(alone) else "Some of these configurations"
-        sentences.append(
-            f"{which} finished with a single seed only, so a difference may be chance."
-        )
-    if lost := len(trials) - len(ended):
+    """The answer, sentence by sentence, and what qualifies it."""
+    trials, done = results.trials, finished(results)
+    if done.empty:
+        return ["No trial finished, so there is no answer."]
+    there = ranked(results)
+    sentences = _costs(results, there) if there else _losses(results)
+    if target(results) is not None:
+        sentences.append(_reached(results))
+    if lost := len(trials) - len(done):
         sentences.append(
             f"{lost} of {counted(len(trials), 'planned trial')} did not finish; the table of all"
             " trials says why."
@@ -56,105 +67,126 @@ def answer(results: Results) -> list[str]:
     return sentences
 
 
-def _least(results: Results) -> list[str]:
-    """The least time, measured and modelled, steps and bytes until the target, in one sentence."""
-    always = always_reached(results)
-    sole = [group for group in always if not any_oversubscribed(group[2])]
-    sending = [group for group in always if group[1] > 1]
-    cores = "" if len(sole) == len(always) else " with a core for every rank"
-    quantities: list[tuple[list[tuple[str, int, pd.DataFrame]], str, str, Format]] = [
-        (sole, "time_to_target_s", f"least training time{cores}", "{:,.1f} s".format),
-        (
-            always,
-            "modelled_time_to_target_s",
-            f"least modelled time over {results.link}",
-            "{:,.1f} s".format,
-        ),
-        (always, "steps_to_target", "fewest steps", "{:,.0f}".format),
-        (sending, "bytes_to_target", "fewest bytes sent per worker", si_bytes),
-    ]
-    parts = []
-    for compared, column, what, shown in quantities:
-        if len(compared) > 1:
-            least = shown(min(rows[column].mean() for _, _, rows in compared))
-            tied = [(a, n) for a, n, rows in compared if shown(rows[column].mean()) == least]
-            who = [called(results, algorithm, workers) for algorithm, workers in tied]
-            if len(who) > TIES:
-                who = [*who[: TIES - 1], f"{len(who) - TIES + 1} others"]
-            parts.append(f"{what} {least} ({listed(who)})")
-    return [f"Measured until then: {'; '.join(parts)}."] if parts else []
+def _costs(results: Results, there: list[Configuration]) -> list[str]:
+    """The least time to the target, measured and modelled, and the fewest bytes."""
+    seconds: Format = "{:,.1f} s".format
+    sole = [group for group in there if not timed(group[2], MEASURED).empty]
+    sending = [group for group in there if group[2]["bytes_to_target"].gt(0).all()]
+    cores = "" if len(sole) == len(there) else " with a core for every rank"
+    found = []
+    if sole:
+        ranking = rank(sole, MEASURED.seconds)
+        what = f"Least training time to the target, measured{cores}"
+        found.append(_verdict(results, ranking, MEASURED.seconds, what, seconds))
+    for times in timings(results)[1:]:
+        ranking = rank(there, times.seconds)
+        what = f"Least training time to the target, {times.how}"
+        found.append(_verdict(results, ranking, times.seconds, what, seconds))
+    if sending:
+        ranking = rank(sending, "bytes_to_target")
+        what = "Fewest bytes that a worker sends to the target"
+        found.append(_verdict(results, ranking, "bytes_to_target", what, si_bytes))
+    return found
 
 
-def summary(results: Results) -> dict[str, Any]:
-    """A row for each algorithm and number of workers, the mean over its seeds that finished."""
-    facts = results.benchmark
-    rows = []
-    for label, workers, trials in configurations(results.trials):
-        ended = trials[trials["status"] == "FINISHED"]
-        mark = "†" if any_oversubscribed(ended) else ""
-        reached = int(ended["target_reached"].eq(True).sum())
-        rows.append(
-            [
-                names(results)[label],
-                f"{workers}{mark}",
-                f"{len(ended)} of {len(trials)}",
-                f"{reached} of {len(ended)}" if len(ended) else NONE,
-                mean_and_range(ended["steps_to_target"], "{:,.0f}".format),
-                mean_and_range(ended["time_to_target_s"], "{:,.1f}".format),
-                mean_and_range(ended["modelled_time_to_target_s"], "{:,.1f}".format),
-                mean_and_range(ended["bytes_to_target"], si_bytes),
-                mean_and_range(ended["final_loss"], "{:.4f}".format),
-                mean_and_range(ended["final_metric"], "{:.4f}".format),
-            ]
+def _losses(results: Results) -> list[str]:
+    """The lowest loss, where there are no costs to compare."""
+    goal = target(results)
+    sentences = []
+    if goal is None:
+        sentences.append("The workload has no target.")
+    elif not finished(results)["target_reached"].eq(True).any():
+        sentences.append(f"No trial reached the target of {goal:g} within the budget.")
+    else:
+        sentences.append(
+            f"No configuration that can be ranked reached the target of {goal:g} with every seed."
         )
-    return {
-        "header": [
-            "algorithm",
-            "workers",
-            "seeds finished",
-            "target reached",
-            "steps to target",
-            "seconds to target",
-            f"modelled over {results.link}",
-            "bytes sent per worker to target",
-            f"final {facts['loss_name']}",
-            f"final {facts['metric_name']}",
-        ],
-        "rows": rows,
-    }
+    groups = [group for group in configurations(ended(results)) if _has_losses(group[2])]
+    if not groups:
+        return [*sentences, "No configuration can be ranked; the remarks and the trials say why."]
+    ranking = rank(groups, "best_loss", compare_losses)
+    what = f"Lowest validation {results.benchmark['loss_name']}"
+    return [*sentences, _verdict(results, ranking, "best_loss", what, "{:.4f}".format)]
 
 
-def mean_and_range(values: "pd.Series[float]", shown: Format) -> str:
-    """The mean, and in a second line the least and the greatest where they differ."""
-    values = values.dropna().astype(float)
-    if values.empty:
-        return NONE
-    least, greatest = shown(values.min()), shown(values.max())
-    if least == greatest:
-        return least
-    number, _, unit = least.partition(" ")
-    low = number if greatest.endswith(f" {unit}") else least
-    return f"{shown(values.mean())}\n{low}–{greatest}"
+def _has_losses(rows: pd.DataFrame) -> bool:
+    """Whether trials can be ranked by their loss: all finished, and no remark forbids it."""
+    whole = rows["status"].eq("FINISHED") & rows["best_loss"].notna()
+    return bool(whole.all()) and rankable(rows)
 
 
-def notes(results: Results) -> list[str]:
-    """What the reader of the summary must know."""
-    ended = finished(results)
-    told = [
-        "The target counts as reached at the first evaluation at or below it. Seconds are training"
-        " time, the greatest over ranks, with evaluation off the clock."
-    ]
-    if several_seeds(results):
-        told.append("Means over seeds; below, the least and the greatest.")
-    if any_oversubscribed(ended):
-        told.append(
-            "† More ranks than cores: the ranks took turns, so seconds and examples/s of these"
-            " trials say nothing about speedup."
+def _verdict(results: Results, ranking: Ranking, column: str, what: str, shown: Format) -> str:
+    """What a ranking comes to, in one sentence."""
+
+    def told(group: Configuration) -> str:
+        algorithm, workers, rows = group
+        return f"{called(results, algorithm, workers)} ({shown(rows[column].mean())})"
+
+    first, lead = ranking.least[0], ranking.lead
+    if ranking.next is None:
+        return f"{what}: {told(first)}, the only configuration that can be compared."
+    if lead is None or lead.found.repetitions < 2:
+        near = ", within one evaluation of each other" if lead and not lead.resolved else ""
+        return (
+            f"{what}: no winner can be named from one seed; first comes {told(first)}, then"
+            f" {told(ranking.next)}{near}."
         )
-    entries = results.benchmark["benchmark"]["algorithms"]
-    if own := [name for label, name in names(results).items() if entries[label].get("budget")]:
-        told.append(
-            f"With a budget of {'its' if len(own) == 1 else 'their'} own: {listed(own)}. Final losses"
-            " are not after equally many examples."
+    kind = "difference" if isinstance(lead.found, Difference) else "ratio"
+    if ranking.winner:
+        return (
+            f"{what}: {told(first)}; its {kind} to the next, {told(ranking.next)}, is {lead.found}."
         )
-    return told
+    tied = [told(group) for group in ranking.least]
+    if len(tied) > NAMED:
+        tied = [*tied[: NAMED - 1], f"{len(tied) - NAMED + 1} others"]
+    remedy = _remedy(first[2], ranking.next[2], column, lead)
+    return (
+        f"{what}: no winner, as {listed(tied)} cannot be told apart; the {kind} of the first two is"
+        f" {lead.found}{remedy}."
+    )
+
+
+def _remedy(of: pd.DataFrame, against: pd.DataFrame, column: str, lead: Comparison) -> str:
+    """What would tell two configurations apart."""
+    if not lead.resolved:
+        return ", within one evaluation of each other, so that more evaluations are needed first"
+    if isinstance(lead.found, Difference):
+        return ""
+    seeds = seeds_needed(of, against, column)
+    if seeds is None:
+        return f", and {MOST_SEEDS} seeds would not tell them apart either"
+    return f", and roughly {seeds} seeds would be needed to tell them apart"
+
+
+def _reached(results: Results) -> str:
+    """How many trials reached the target, and how many configurations always did."""
+    trials, groups = ended(results), configurations(ended(results))
+    reached, always = int(trials["target_reached"].eq(True).sum()), always_reached(results)
+    seeds = sorted({len(rows) for _, _, rows in groups})
+    each = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else counted(seeds[0], "seed")
+    return (
+        f"{reached} of {counted(len(trials), 'trial')} reached the target, and {len(always)} of"
+        f" {counted(len(groups), 'configuration')} reached it with every seed ({each} each)."
+    )
+
+
+def scope(results: Results) -> str:
+    """What the answer holds for: model, data, machine, link and tuning."""
+    config, hardware = results.benchmark["benchmark"], results.benchmark["environment"]["hardware"]
+    data = results.benchmark["data"]
+    model = config["workload"]["task"]["name"].rpartition(":")[2]
+    gpus = f"{listed(hardware['gpus'])}" if hardware["gpus"] else "no GPU"
+    kinds = " and ".join(times.how for times in timings(results))
+    workers = sorted({int(n) for n in results.trials["workers"]})
+    if "sweep" in results.benchmark:
+        tuned = counted(results.benchmark["sweep"]["settings"]["trials"], "trial")
+        tuning = f"each algorithm tuned with {tuned} a study"
+    else:
+        tuning = "settings as given, none of them tuned by this benchmark"
+    synthetic = " (synthetic)" if data["synthetic"] else ""
+    return (
+        f"This holds for {model} on {data['name']}{synthetic}, {data['train_rows']:,} rows to train, on"
+        f" {listed(workers)} {'worker' if workers == [1] else 'workers'} of {hardware['cpu']},"
+        f" {counted(hardware['cores'], 'core')}, {gpus}, with times {kinds}, and {tuning}. It is no"
+        " statement on other models, data, machines or links."
+    )

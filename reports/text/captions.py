@@ -1,24 +1,31 @@
 """The heading and the caption of each figure of a report."""
 
-from paceline.reports.figures.tuning import CAPTIONS
 from paceline.reports.measures.groups import (
+    MEASURED,
     NothingToDraw,
+    Timing,
     any_oversubscribed,
     called,
     finished,
     reference,
     several_seeds,
-    timing,
+    target,
+    timed,
+    timings,
     without_target,
 )
 from paceline.reports.measures.results import Results
+from paceline.reports.text.tuning import CAPTIONS
 
 
 def captions(results: Results) -> dict[str, tuple[str, str]]:
     """The heading and the caption of each figure, by its name."""
     told = {
         **_of_curves(results),
-        **_of_scaling(results),
+        **_of_bytes(results),
+        **{
+            k: text for times in timings(results) for k, text in _of_scaling(results, times).items()
+        },
         **_of_exchanges(results),
         **_of_retrains(results),
         **CAPTIONS,
@@ -63,13 +70,14 @@ def _of_curves(results: Results) -> dict[str, tuple[str, str]]:
     }
 
 
-def _of_scaling(results: Results) -> dict[str, tuple[str, str]]:
+def _of_scaling(results: Results, times: Timing) -> dict[str, tuple[str, str]]:
+    """Of the figures that compare times of one kind."""
     bars = (
         " Points are means over seeds, bars reach from the least to the greatest."
         if several_seeds(results)
         else " One seed."
     )
-    base, rate = _reference(results)
+    base, rate = _reference(results, times)
     missed = ""
     if without_target(results):
         missed = " A cross: a trial ended without the target; a mean is of those that reached it."
@@ -78,24 +86,36 @@ def _of_scaling(results: Results) -> dict[str, tuple[str, str]]:
         if results.benchmark["benchmark"]["scale"]["scaling"] == "weak"
         else "the workers share a batch of the same size"
     )
-    modelled = _modelled(results)
+    kind = _kind(results, times)
+    key, head = ("", "") if times == MEASURED else ("_modelled", f", {times.how}")
+    goal = target(results) is not None
+    to_target = (
+        "; statistical efficiency, the examples that it needs to the target by those needed here; and the"
+        " time to the target"
+    )
     return {
-        "efficiency": (
-            "Efficiency and time to the target",
-            f"Relative to {base}: left, the examples/s of one worker; middle, the examples that it"
-            " needs to the target by those needed here; right, the time to the target. Marks of"
-            f" different algorithms stand side by side to be told apart.{missed}{bars}{modelled}",
+        f"efficiency{key}": (
+            f"Efficiency{' and time to the target' if goal else ''}{head}",
+            f"Relative to {base}: hardware efficiency, the examples/s of one worker"
+            f"{to_target if goal else ''}. Marks of different algorithms stand side by side to be told"
+            f" apart.{missed}{bars}{kind}",
         ),
-        "pareto": (
-            "Time against bytes",
+        f"pareto{key}": (
+            f"Time against bytes{head}",
             "Training time against the bytes that a worker sends, both until the target, of the"
             " configurations that reached it with every seed. No configuration on the front is beaten"
-            f" in both by another.{bars}{modelled}",
+            " in both by the mean of another; whether two can be told apart, the table of ratios"
+            f" says.{bars}{kind}",
         ),
-        "speedup": (
-            "Speedup",
-            f"Training throughput relative to {base}{rate}; {shared}.{bars}{modelled}",
+        f"speedup{key}": (
+            f"Speedup{head}",
+            f"Training throughput relative to {base}{rate}; {shared}.{bars}{kind}",
         ),
+    }
+
+
+def _of_bytes(results: Results) -> dict[str, tuple[str, str]]:
+    return {
         "bytes_sent": (
             "Communication",
             "Bytes that a worker sent while it trained, the mean over workers and seeds: measured"
@@ -140,13 +160,13 @@ def _of_retrains(results: Results) -> dict[str, tuple[str, str]]:
     }
 
 
-def _reference(results: Results) -> tuple[str, str]:
+def _reference(results: Results, times: Timing) -> tuple[str, str]:
     """What the others are compared with, and its throughput in brackets."""
     try:
-        base = reference(results)
+        base = reference(timed(finished(results), times))
     except NothingToDraw:
         return "nothing", ""
-    first, rate = base.iloc[0], base[timing(results).rate].mean()
+    first, rate = base.iloc[0], base[times.rate].mean()
     return called(results, first["algorithm"], first["workers"]), f" ({rate:,.0f} examples/s)"
 
 
@@ -155,14 +175,18 @@ def _hollow(results: Results) -> str:
     return " Hollow marks: more ranks than cores." if crowded else ""
 
 
-def _modelled(results: Results) -> str:
-    """What modelled times are, where they stand in for measured ones."""
-    hollow = _hollow(results)
-    if not hollow:
+def _kind(results: Results, times: Timing) -> str:
+    """What kind of times are drawn, where there are two."""
+    if times != MEASURED:
+        return (
+            f" All times are modelled: what the slowest rank computes and then, over {results.link},"
+            f" what it sends.{_hollow(results)}"
+        )
+    if not any_oversubscribed(finished(results)):
         return ""
     return (
-        f"{hollow} As the wall clock says nothing there, all times are modelled: what the slowest rank"
-        f" computes and then, over {results.link}, what it sends."
+        " Times are measured; trials with more ranks than cores are left out, as the wall clock says"
+        " nothing there, and stand in the figure of modelled times."
     )
 
 

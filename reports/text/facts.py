@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from paceline.reports.measures.groups import counted, listed, names
+from paceline.reports.measures.groups import counted, listed, names, target
 from paceline.reports.measures.results import Results
 
 
@@ -13,8 +13,7 @@ def facts(results: Results) -> list[list[str]]:
     stated = {
         "Workload": f"{workload['name']}: {_plugin(workload['task'])}",
         "Data": _data(results.benchmark["data"], results.benchmark["loss_name"]),
-        "Target": f"validation {results.benchmark['loss_name']} of at most"
-        f" {workload['target']['loss']:g}",
+        "Target": _target(results),
         "Budget": _budget(workload["budget"]),
         "Algorithms": "\n".join(
             f"{name}{_tuned_or_set(results, label)} on {_workers_of(results, label)}"
@@ -32,6 +31,15 @@ def facts(results: Results) -> list[list[str]]:
         "Code": _revision(environment["revision"]),
     }
     return [[name, value] for name, value in stated.items() if value]
+
+
+def _target(results: Results) -> str:
+    goal = target(results)
+    return (
+        "none"
+        if goal is None
+        else f"validation {results.benchmark['loss_name']} of at most {goal:g}"
+    )
 
 
 def _plugin(plugin: dict[str, Any]) -> str:

@@ -8,7 +8,8 @@ from sklearn.linear_model import LogisticRegression
 
 from paceline.datasets.partition import Partition
 from paceline.lightning_modules.admm import ConsensusADMM
-from tests.workload import LinearRule, Plan, Tower, draw, relative_distance, run_ranks, train, trial
+from tests.ranks import Plan, relative_distance, run_ranks, train
+from tests.workload import LinearRule, Tower, draw, trial
 
 ROWS = 100
 PENALTY = 0.02

@@ -11,7 +11,8 @@ from paceline.datasets.batches import BatchOrder
 from paceline.datasets.partition import Partition
 from paceline.lightning_modules.backend.launch import RankFailed
 from paceline.lightning_modules.codistillation import Codistillation
-from tests.workload import LinearRule, Plan, Tower, relative_distance, run_ranks, train, trial
+from tests.ranks import Plan, relative_distance, run_ranks, train
+from tests.workload import LinearRule, Tower, trial
 
 STEPS = 40
 

@@ -5,7 +5,7 @@ import math
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,83 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paceline.benchmarks.spec.benchmark import Trial
 from paceline.benchmarks.spec.settings import Fault
-from paceline.datasets.partition import Partition
 from paceline.lightning_modules import find_algorithms
 from paceline.lightning_modules.backend.launch import RankFailed
 from paceline.reports.measures.scoring import CURVE
 from tests import ROOT
-from tests.workload import Plan, draw, run_ranks, train, trial
+from tests.cases import ALGORITHMS, CASES, STEPS, Case, cases_of
+from tests.ranks import Plan, run_ranks, train
+from tests.workload import draw
 
 pytestmark = pytest.mark.timeout(150)
-
-ALGORITHMS = find_algorithms()
-STEPS = 40
-# What makes an algorithm exchange several times in so few steps; none is needed where the defaults do.
-SETTINGS: dict[str, dict[str, Any]] = {
-    "admm": {"local_steps": 5, "rho": 0.1},
-    "codistillation": {"burn_in": 5, "period": 5},
-    "elastic_averaging": {"tau": 5},
-    "model_averaging": {"tau": 5},
-}
-
-
-@dataclass(frozen=True)
-class Case:
-    """An algorithm at a scale."""
-
-    algorithm: str
-    workers: int
-    ranks_per_replica: int | None = None
-    zero_stage: int = 0
-
-    def __str__(self) -> str:
-        ranks = f"-of-{self.ranks_per_replica}" if self.ranks_per_replica else ""
-        return f"{self.algorithm}-{self.workers}{ranks}-zero{self.zero_stage}"
-
-    def trial(self, **changes: Any) -> Trial:
-        hyper_parameters = dict(SETTINGS.get(self.algorithm, {}))
-        if self.ranks_per_replica:
-            hyper_parameters["ranks_per_replica"] = self.ranks_per_replica
-        # 101 rows and 50 to validate on: the last batch of every epoch and of every rank is odd. Four
-        # replicas share them unequally.
-        settings: dict[str, Any] = {
-            "data": {"rows": 101},
-            "width": 1000,
-            "lr": 0.02,
-            "partition": Partition("dirichlet" if self.workers == 4 else "iid", alpha=2.0),
-        }
-        return trial(
-            self.workers,
-            6,
-            STEPS,
-            algorithm=self.algorithm,
-            zero_stage=self.zero_stage,
-            hyper_parameters=hyper_parameters,
-            **(settings | changes),
-        )
-
-
-def cases_of(name: str) -> list[Case]:
-    """The scales at which an algorithm runs."""
-    algorithm = ALGORITHMS[name]
-    several = "ranks_per_replica" in inspect.signature(algorithm.__init__).parameters
-    found = []
-    for workers in (1, 2, 4):
-        for ranks in (None, 2) if several and workers == 4 else (None,):
-            try:
-                layout = algorithm.layout(
-                    workers, **({"ranks_per_replica": ranks} if ranks else {})
-                )
-            except ValueError:
-                continue
-            stages = (0, 1, 2) if workers == 4 and layout.ranks > 1 else (0,)
-            found += [Case(name, workers, ranks, stage) for stage in stages]
-    return found
-
-
-CASES = [case for name in ALGORITHMS for case in cases_of(name)]
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -171,9 +104,6 @@ def test_two_runs_are_bitwise_equal_and_another_seed_differs(name: str) -> None:
         assert not np.array_equal(other[rank]["weights"], first[rank]["weights"])
 
 
-# Bytes
-
-
 @pytest.mark.timeout(300)
 def test_it_sends_over_the_kernel_what_its_ledger_says() -> None:
     """In a private network namespace, nothing but the trials uses the loopback interface."""
@@ -196,9 +126,6 @@ def test_it_sends_over_the_kernel_what_its_ledger_says() -> None:
         # Rendezvous, metrics and tickets, which are not the algorithm's, are some 0.2 MB in all.
         slack = max(0.02 * float(ledger), 250_000)
         assert float(ledger) <= float(kernel) <= float(ledger) + slack, name
-
-
-# Faults
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -12,7 +12,8 @@ import torch
 
 from paceline.lightning_modules.backend.parameter_server import FETCH, READ, Shard
 from paceline.lightning_modules.downpour import Downpour
-from tests.workload import LinearRule, Plan, Tower, optimizer_of, run_ranks, train, trial
+from tests.ranks import Plan, run_ranks, train
+from tests.workload import LinearRule, Tower, optimizer_of, trial
 
 STEPS = 40
 

@@ -11,7 +11,8 @@ from paceline.benchmarks.trials.dealing import stream
 from paceline.datasets.batches import BatchOrder
 from paceline.datasets.partition import Partition
 from paceline.lightning_modules.model_averaging import ModelAveraging
-from tests.workload import LinearRule, Plan, Tower, relative_distance, run_ranks, train, trial
+from tests.ranks import Plan, relative_distance, run_ranks, train
+from tests.workload import LinearRule, Tower, trial
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -13,16 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from paceline.datasets.batches import BatchOrder
 from paceline.lightning_modules.backend.ledger import engine_bytes
-from tests.workload import (
-    LinearRule,
-    Plan,
-    Tower,
-    optimizer_of,
-    relative_distance,
-    run_ranks,
-    train,
-    trial,
-)
+from tests.ranks import Plan, relative_distance, run_ranks, train
+from tests.workload import LinearRule, Tower, optimizer_of, trial
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -23,7 +24,7 @@ from paceline.datasets.reading.cache import DataError
 from paceline.datasets.text import Text
 from tests import ROOT
 
-CONTENT = os.urandom(3 * CHUNK + 17)
+CONTENT = random.Random(0).randbytes(3 * CHUNK + 17)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 PACKED = gzip.compress(CONTENT)
 
@@ -81,7 +82,8 @@ def site() -> Iterator[Site]:
     site = Site(files={"set/a.bin": CONTENT, "set/b.gz": PACKED})
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, site)) as server:
         site.address = f"http://127.0.0.1:{server.server_port}"
-        threading.Thread(target=server.serve_forever).start()
+        # It looks for the end of a test 50 times a second, not twice.
+        threading.Thread(target=server.serve_forever, args=(0.02,)).start()
         yield site
         server.shutdown()
 

@@ -3,25 +3,31 @@
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
-from mlflow.tracking import MlflowClient
 
 from paceline.reports.measures.results import COLUMNS, PREDICTIONS_FILE, RERUN, search
 from tests import ROOT
-from tests.checkout import Checkout
+from tests.checkout import Checkout, output_of
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A benchmark that has run to its end."""
+    """A benchmark that has run to its end, which tests only read."""
     checkout = Checkout(tmp_path_factory.mktemp("finished"))
     done = checkout.run()
     assert done.returncode == 0, done.stderr + done.stdout
     return checkout
+
+
+@pytest.fixture
+def copied(finished: Checkout, tmp_path: Path) -> Checkout:
+    """A copy of that, which tests change."""
+    return finished.copy(tmp_path)
 
 
 def test_results_have_a_row_a_trial_with_the_stable_columns(finished):
@@ -60,24 +66,24 @@ def test_two_checkouts_at_once_on_one_store_share_the_work(tmp_path):
     assert len(store.trials("FINISHED", "my_model")) == 2
 
 
-def test_the_same_command_again_runs_nothing(finished):
-    before = finished.trials("FINISHED")
-    again = finished.run()
+def test_the_same_command_again_runs_nothing(copied):
+    before = copied.trials("FINISHED")
+    again = copied.run()
     assert again.returncode == 0
     assert "2 of 2 trials are finished already" in again.stdout
-    assert finished.trials("FINISHED") == before
+    assert copied.trials("FINISHED") == before
 
 
-def test_report_draws_the_same_bytes_from_the_store(finished):
-    drawn = finished.pdf.read_bytes()
-    other = finished.folder / "again.pdf"
-    assert finished.call("report", str(finished.yaml), f"--report={other}").returncode == 0
+def test_report_draws_the_same_bytes_from_the_store(copied):
+    drawn = copied.pdf.read_bytes()
+    other = copied.folder / "again.pdf"
+    assert copied.call("report", str(copied.yaml), f"--report={other}").returncode == 0
     assert other.read_bytes() == drawn
     assert drawn.startswith(b"%PDF")
 
 
 def test_the_parent_run_holds_the_report_and_every_trial_its_record(finished):
-    client = MlflowClient(finished.uri)
+    client = finished.client
     (parent,) = search(client, "tiny", paceline__kind="benchmark")
     assert parent.info.status == "FINISHED"
     stored = {artifact.path for artifact in client.list_artifacts(parent.info.run_id, "report")}
@@ -89,35 +95,35 @@ def test_the_parent_run_holds_the_report_and_every_trial_its_record(finished):
         assert len(losses) == 2
 
 
-def test_a_rerun_of_a_synchronous_trial_is_bitwise_equal(finished):
-    run_id = finished.rows()[1]["run_id"]
-    repeated = finished.call("rerun", run_id[:8])  # as the report shows it
+def test_a_rerun_of_a_synchronous_trial_is_bitwise_equal(copied):
+    run_id = copied.rows()[1]["run_id"]
+    repeated = copied.call("rerun", run_id[:8])  # as the report shows it
     assert repeated.returncode == 0, repeated.stderr
     assert f"rerun of {run_id}: bitwise equal" in repeated.stdout
     assert "differs" not in repeated.stdout
-    assert MlflowClient(finished.uri).get_run(run_id).data.tags[RERUN] == "bitwise equal"
+    assert copied.client.get_run(run_id).data.tags[RERUN] == "bitwise equal"
 
 
-def test_a_trial_keeps_its_predictions(finished):
-    client = MlflowClient(finished.uri)
+def test_a_trial_keeps_its_predictions(finished, tmp_path):
+    client = finished.client
     for row in finished.rows():
-        file = client.download_artifacts(row["run_id"], PREDICTIONS_FILE, str(finished.folder))
+        file = client.download_artifacts(row["run_id"], PREDICTIONS_FILE, str(tmp_path))
         (predicted,) = np.load(file).values()
         assert predicted.shape == (1000,)
         assert ((predicted > 0) & (predicted < 1)).all()
 
 
-def test_a_diverged_trial_fails_with_its_reason_and_the_others_go_on(finished):
-    done = finished.run("--algorithms.baseline.workers=[1]", "--workload.task.lr=1e30")
+def test_a_diverged_trial_fails_with_its_reason_and_the_others_go_on(copied):
+    done = copied.run("--algorithms.baseline.workers=[1]", "--workload.task.lr=1e30")
     assert done.returncode == 1
     assert "failed trials: 2; the same command tries them again" in done.stdout
-    reasons = finished.trials("FAILED")
+    reasons = copied.trials("FAILED")
     assert len(reasons) == 2
     assert all("raised Diverged: the training loss is" in reason for reason in reasons)
 
 
-def test_a_fault_that_was_asked_for_fails_the_trials_that_have_its_rank(finished):
-    done = finished.run("--name=faulty", "--fault.kind=raise", "--fault.rank=1", "--fault.step=7")
+def test_a_fault_that_was_asked_for_fails_the_trials_that_have_its_rank(copied):
+    done = copied.run("--name=faulty", "--fault.kind=raise", "--fault.rank=1", "--fault.step=7")
     assert done.returncode == 1
     assert "FAILED: rank 1 raised InjectedFault: the fault asked for at step 7" in done.stdout
     assert "1 of 2" not in done.stdout
@@ -163,6 +169,7 @@ def halt_second_trial(process: "subprocess.Popen[str]") -> list[psutil.Process]:
         if len(ranks) == 2:
             ranks[1].suspend()
             return ranks
+        time.sleep(0.01)
 
 
 def test_ctrl_c_keeps_what_is_finished_and_the_same_command_ends_the_rest(checkout):
@@ -171,7 +178,7 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_ends_the_rest(checko
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.endswith("interrupted; the same command goes on where this one stopped\n")
+    assert err.endswith("interrupted; run the same command again to continue\n")
     assert not any(rank.is_running() for rank in ranks)
     assert len(checkout.trials("FINISHED")) == 1
     assert checkout.trials("KILLED") == ["sync_sgd, 2 workers, seed 0: interrupted by the user"]
@@ -203,7 +210,7 @@ def test_a_killed_rank_fails_its_trial_only(checkout):
     process = checkout.start(*checkout.run_command())
     ranks = halt_second_trial(process)
     ranks[1].kill()
-    out, err = process.communicate(timeout=120)
+    out, err = output_of(process)
     assert process.returncode == 1, err
     assert "failed trials: 1" in out
     assert len(checkout.trials("FINISHED")) == 1

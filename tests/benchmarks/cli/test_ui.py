@@ -6,15 +6,12 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import urllib.parse
 from pathlib import Path
 
 import pytest
-from mlflow.tracking import MlflowClient
 
 from paceline.reports.measures.results import search
-from tests import ROOT
 from tests.checkout import BENCHMARK, Checkout
 
 pytestmark = pytest.mark.timeout(300)
@@ -45,9 +42,9 @@ def browser() -> str:
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """A benchmark of three algorithms that has run to its end."""
-    checkout = Checkout(tmp_path_factory.mktemp("three"))
     averaging = "  sync_sgd: {}\n  model_averaging: {tau: 4}\n"
-    checkout.yaml.write_text(BENCHMARK.replace("  sync_sgd: {}\n", averaging))
+    text = BENCHMARK.replace("  sync_sgd: {}\n", averaging)
+    checkout = Checkout(tmp_path_factory.mktemp("three"), text)
     done = checkout.run()
     assert done.returncode == 0, done.stderr + done.stdout
     return checkout
@@ -56,17 +53,9 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
 def test_the_pages_show_what_differs_between_three_algorithms_and_on_what_data(
     browser: str, three: Checkout, tmp_path: Path
 ) -> None:
-    runs = search(MlflowClient(three.uri), "tiny", paceline__kind="trial")
+    runs = search(three.client, "tiny", paceline__kind="trial")
     assert len(runs) == 3
-    server = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks", "ui", "--port", "0"],
-        cwd=ROOT,
-        env=os.environ | {"MLFLOW_TRACKING_URI": three.uri},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    server = three.start("ui", "--port", "0", stderr=subprocess.STDOUT)
     try:
         assert server.stdout is not None
         lines = iter(server.stdout.readline, "")

@@ -130,7 +130,7 @@ def test_a_trial_is_another_when_anything_it_depends_on_changes(written):
             "algorithm: sync_sdg",
             "no algorithm 'sync_sdg'; did you mean 'sync_sgd'?; there are baseline, sync_sgd",
         ),
-        ("{loss: 0.5}", "{}", "the following arguments are required: workload.target.loss"),
+        ("{loss: 0.5}", "{loss: low}", "workload.target.loss: Expected a float. Got value: low"),
         ("{loss: 0.5}", "5", "workload.target is a mapping, not 5"),
         (
             "algorithm: sync_sgd",

@@ -1,117 +1,50 @@
-"""A person's own model, from a Python file of theirs, under every algorithm."""
+"""A person's own model, from a Python file of theirs: what the file may be."""
 
-import csv
-import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from paceline.benchmarks.spec.benchmark import Benchmark
 from paceline.benchmarks.spec.plugin import ConfigError
-from paceline.benchmarks.spec.reading import load_benchmark, load_workload
+from paceline.benchmarks.spec.reading import load_benchmark
+from paceline.benchmarks.spec.settings import Sweep
 from paceline.benchmarks.spec.suitable import data_fingerprint, description, prepared
 from paceline.benchmarks.sweeps.plan import plans
-from paceline.lightning_modules import find_algorithms
-from tests import ROOT
-from tests.checkout import Checkout
-from tests.workload import run_ranks
-
-EXAMPLE = ROOT / "docs" / "examples" / "my_model.py"
-TEXT = EXAMPLE.read_text()
-SMALL = ["--workload.data.rows=200", "--workload.budget.examples=640", "--scale.batch_size=8"]
-
-
-@pytest.fixture
-def written(tmp_path: Path):
-    """Writes the example, with some of its text replaced, and gives the name of its task."""
-
-    def write(old: str = "", new: str = "", task: str = "MyTask") -> str:
-        assert old in TEXT
-        path = tmp_path / "my_model.py"
-        path.write_text(TEXT.replace(old, new))
-        return f"{path}:{task}"
-
-    return write
-
-
-def load(task: str, *overrides: str) -> Benchmark:
-    return load_workload(task, list(overrides))
-
-
-# The example of the documentation
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """The example under every algorithm, from a copy of its file that is changed afterwards."""
-    checkout = Checkout(tmp_path_factory.mktemp("own"))
-    file = checkout.folder / "my_model.py"
-    file.write_text(TEXT)
-    done = checkout.call(
-        *("run", "--workload", f"{file}:MyTask", f"--report={checkout.pdf}", *SMALL)
-    )
-    assert done.returncode == 0, done.stderr + done.stdout
-    file.write_text("raise RuntimeError('changed')")
-    return checkout
-
-
-def rows(checkout: Checkout) -> list[dict[str, str]]:
-    done = checkout.call("results", "my_model", "--format", "csv")
-    return list(csv.DictReader(io.StringIO(done.stdout)))
+from tests.own_workload import SMALL, TEXT, load
+from tests.ranks import run_ranks
 
 
 def test_the_example_has_fewer_than_60_lines() -> None:
     assert len(TEXT.splitlines()) < 60
 
 
-def test_every_algorithm_trains_the_example(finished: Checkout) -> None:
-    found = rows(finished)
-    assert {row["algorithm"] for row in found} == set(find_algorithms())
-    for row in found:
-        assert row["status"] == "FINISHED"
-        assert row["workers"] == ("1" if row["algorithm"] == "baseline" else "2")
-        assert row["data"] == "MyData"
-        assert float(row["final_loss"]) < 2.3  # ln 10, of a constant prediction
-    assert finished.pdf.read_bytes().startswith(b"%PDF")
-
-
-def test_a_rerun_repeats_the_text_that_was_run_whatever_is_in_the_file_now(
-    finished: Checkout,
-) -> None:
-    run_id = next(row["run_id"] for row in rows(finished) if row["algorithm"] == "sync_sgd")
-    repeated = finished.call("rerun", run_id)
-    assert repeated.returncode == 0, repeated.stderr
-    assert "bitwise equal" in repeated.stdout
-    assert "differs" not in repeated.stdout
-
-
-# What a file may be
-
-
-def test_a_trial_is_another_when_the_file_changes(written) -> None:
+def test_a_trial_is_another_when_the_file_changes(model_file) -> None:
     def identities() -> set[str]:
-        return {trial.identity() for trial in load(written()).trials()}
+        return {trial.identity() for trial in load(model_file()).trials()}
 
     before = identities()
     assert identities() == before
-    after = {trial.identity() for trial in load(written("nn.ReLU()", "nn.Tanh()")).trials()}
+    after = {trial.identity() for trial in load(model_file("nn.ReLU()", "nn.Tanh()")).trials()}
     assert not before & after
 
 
-def test_a_trial_is_the_same_wherever_the_file_lies(written, tmp_path: Path) -> None:
+def test_a_trial_is_the_same_wherever_the_file_lies(model_file, tmp_path: Path) -> None:
     def identities(folder: Path) -> list[str]:
         benchmark = load(f"{folder / 'my_model.py'}:MyTask")
         return [benchmark.identity(), *(trial.identity() for trial in benchmark.trials())]
 
-    written()
+    model_file()
     (clone := tmp_path / "clone").mkdir()
-    (clone / "my_model.py").write_text(TEXT)
+    (clone / "my_model.py").write_text((tmp_path / "my_model.py").read_text())
     assert identities(clone) == identities(tmp_path)
 
 
-def test_every_field_can_be_overridden(written) -> None:
+def test_every_field_can_be_overridden(model_file) -> None:
     benchmark = load(
-        written(), "--scale.workers=[1,2]", "--workload.task.width=8", "--workload.target.loss=1.5"
+        model_file(),
+        "--scale.workers=[1,2]",
+        "--workload.task.width=8",
+        "--workload.target.loss=1.5",
     )
     assert benchmark.name == "my_model"
     assert benchmark.workload.task.arguments == {"width": 8, "lr": 0.5}
@@ -124,8 +57,8 @@ def test_every_field_can_be_overridden(written) -> None:
     ]
 
 
-def test_a_yaml_names_classes_of_a_file_too(written, tmp_path) -> None:
-    task = written()
+def test_a_yaml_names_classes_of_a_file_too(model_file, tmp_path) -> None:
+    task = model_file()
     data = task.replace("MyTask", "MyData")
     path = tmp_path / "mine.yaml"
     path.write_text(
@@ -137,16 +70,30 @@ def test_a_yaml_names_classes_of_a_file_too(written, tmp_path) -> None:
     assert str(workload.data) == "my_model.py:MyData"
 
 
-def test_without_a_target_of_its_own_none_is_reached(written) -> None:
-    assert load(written()).workload.target.loss == 0.4
-    assert load(written("target_loss", "other")).workload.target.loss == 0.0
+@pytest.mark.parametrize("override", ["--workload.target.loss=", "--workload.target.loss=null"])
+def test_a_target_can_be_taken_away(model_file, override: str) -> None:
+    assert load(model_file()).workload.target.loss == 0.4
+    assert load(model_file(), override).workload.target.loss is None
 
 
-def test_a_lightning_module_with_the_methods_of_a_task_is_one(written) -> None:
-    text = written(
-        "from paceline.lightning_modules.backend.task import Task",
-        "from pytorch_lightning import *",
+def test_without_a_target_of_its_own_there_is_none_and_no_sweep_about_one(model_file) -> None:
+    benchmark = load(
+        model_file("target_loss", "other"),
+        "--sweep.objectives=[bytes_to_target,churn]",
+        "--sweep.tuning_seeds=[0,1]",
     )
+    assert benchmark.workload.target.loss is None
+    with pytest.raises(ConfigError) as error:
+        plans(benchmark)
+    assert str(error.value) == (
+        "sweep.objectives: bytes_to_target needs a target; set workload.target.loss, or tune"
+        " final_loss or churn"
+    )
+    assert plans(replace(benchmark, sweep=Sweep(objectives=["final_loss"])))[0]
+
+
+def test_a_lightning_module_with_the_methods_of_a_task_is_one(model_file) -> None:
+    text = model_file("from paceline import Task", "from pytorch_lightning import *")
     path = Path(text.rpartition(":")[0])
     path.write_text(path.read_text().replace("(Task)", "(LightningModule)"))
     trial = next(t for t in load(text, *SMALL).trials() if t.label == "codistillation")
@@ -157,8 +104,10 @@ def test_a_lightning_module_with_the_methods_of_a_task_is_one(written) -> None:
     assert figures[0]["steps"] == 40
 
 
-def test_a_sweep_draws_for_the_text_that_was_read(written) -> None:
-    task = written("class MyTask(Task)", "class MyTask(nn.Module)")  # which states no search space
+def test_a_sweep_draws_for_the_text_that_was_read(model_file) -> None:
+    task = model_file(
+        "class MyTask(Task)", "class MyTask(nn.Module)"
+    )  # which states no search space
     planned, left_out = plans(load(task, "--sweep.algorithms=[elastic_averaging]"))
     (plan,) = planned
     assert not left_out
@@ -168,16 +117,16 @@ def test_a_sweep_draws_for_the_text_that_was_read(written) -> None:
     assert trial.workload.task.cls().lr == 0.5
 
 
-def test_types_that_are_not_written_down_are_taken_as_they_come(written) -> None:
+def test_types_that_are_not_written_down_are_taken_as_they_come(model_file) -> None:
     benchmark = load(
-        written("width: int = 64, lr: float = 0.5", "width=64, lr=0.5"), "--workload.task.lr=0.1"
+        model_file("width: int = 64, lr: float = 0.5", "width=64, lr=0.5"), "--workload.task.lr=0.1"
     )
     assert benchmark.workload.task.arguments == {"width": 64, "lr": 0.1}
 
 
-def test_data_without_a_fingerprint_are_known_by_their_sizes(written) -> None:
+def test_data_without_a_fingerprint_are_known_by_their_sizes(model_file) -> None:
     def known(*overrides: str) -> tuple[dict[str, object], str]:
-        data = prepared(load(written(), *overrides).trials())
+        data = prepared(load(model_file(), *overrides).trials())
         return description(data), data_fingerprint(data)
 
     about, identity = known()
@@ -191,215 +140,7 @@ def test_data_without_a_fingerprint_are_known_by_their_sizes(written) -> None:
     assert known("--workload.data.rows=100")[1] != identity
 
 
-def test_a_fingerprint_of_ones_own_counts(written) -> None:
+def test_a_fingerprint_of_ones_own_counts(model_file) -> None:
     own = 'class MyData(LightningDataModule):\n    fingerprint = "v2"\n'
-    data = prepared(load(written("class MyData(LightningDataModule):\n", own)).trials())
+    data = prepared(load(model_file("class MyData(LightningDataModule):\n", own)).trials())
     assert data_fingerprint(data) == "v2"
-
-
-# What an unsuitable one is told
-
-
-def message(task: str) -> str:
-    """The one line that somebody gets who runs `task`."""
-    with pytest.raises(ConfigError) as error:
-        prepared(load(task).trials())
-    text = str(error.value)
-    assert "\n" not in text
-    return text
-
-
-def test_hyper_parameters_that_an_algorithm_refuses(written) -> None:
-    benchmark = load(written(), "--algorithms.downpour.n_push=0")
-    with pytest.raises(ConfigError) as error:
-        prepared(benchmark.trials())
-    assert str(error.value) == "algorithms.downpour: n_push must be at least 1 step, not 0"
-
-
-def test_a_file_that_is_not_there() -> None:
-    assert message("nonesuch.py:MyTask") == "cannot read nonesuch.py: No such file or directory"
-
-
-def test_a_file_without_a_class_behind_it(written) -> None:
-    path = written().rpartition(":")[0]
-    assert message(path) == f"{path} names no class; write {path}:CLASS"
-
-
-def test_what_is_no_file() -> None:
-    expected = "--workload is path/to/file.py:CLASS, not torch.nn:Linear"
-    assert message("torch.nn:Linear") == expected
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "expected"),
-    [
-        (
-            "class MyTask(Task):",
-            "class MyTsk(Task):",
-            "has no class 'MyTask'; did you mean 'MyTsk'?",
-        ),
-        (
-            "import torch\n",
-            "import torch\nimport nonesuch\n",
-            "cannot be loaded: ModuleNotFoundError: No module named 'nonesuch' (line 4)",
-        ),
-        (
-            "super().__init__()\n        self.lr",
-            "super().__init__(\n        self.lr",
-            "cannot be loaded: SyntaxError: '(' was never closed (my_model.py, line 36)",
-        ),
-        (
-            "class MyData(LightningDataModule):",
-            "class MyData:",
-            "holds no LightningDataModule; put a class derived from it into the file",
-        ),
-        (
-            "class MyTask(Task):",
-            "class Other(LightningDataModule):\n    pass\n\n\nclass MyTask(Task):",
-            "holds 2 classes derived from LightningDataModule, MyData, Other; leave one, or name one"
-            " in a YAML as workload.data.class",
-        ),
-    ],
-)
-def test_a_file_that_does_not_serve(written, old: str, new: str, expected: str) -> None:
-    assert message(written(old, new)) == f"my_model.py {expected}"
-
-
-@pytest.mark.parametrize(
-    ("name", "call"),
-    [
-        ("forward", "forward(batch)': The logits of a batch, one row an example."),
-        ("labels", "labels(batch)': The labels of a batch, one row an example."),
-        ("loss", "loss(logits, labels)': The mean loss over the rows, a scalar."),
-        ("probabilities", "probabilities(logits)': The predictions that a user would be served."),
-        (
-            "inverse",
-            "inverse(probabilities)': Logits that `probabilities` turns into these: how an ensemble's"
-            " mean gets a loss.",
-        ),
-        ("metric", "metric()': A fresh metric, updated with (probabilities, labels)."),
-        (
-            "configure_optimizer",
-            "configure_optimizer(parameters)': The optimizer that the workload is trained with unless"
-            " the algorithm brings its own.",
-        ),
-    ],
-)
-@pytest.mark.parametrize("base", ["Task", "nn.Module", "LightningModule"])
-def test_a_task_without_a_method(written, base: str, name: str, call: str) -> None:
-    task = written(f"def {name}(", f"def other_{name}(")
-    path = Path(task.rpartition(":")[0])
-    imported = "from pytorch_lightning import LightningDataModule, LightningModule"
-    text = path.read_text().replace("class MyTask(Task)", f"class MyTask({base})")
-    path.write_text(text.replace("from pytorch_lightning import LightningDataModule", imported))
-    assert message(task) == f"my_model.py:MyTask has no method '{call}"
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "expected"),
-    [
-        (
-            "loss_name, metric_name",
-            "loss_name, other",
-            "MyTask has no attribute 'metric_name', a string: the metric beside it",
-        ),
-        (
-            "class MyTask(Task)",
-            "class MyTask",
-            "MyTask is no torch.nn.Module; derive it from paceline.lightning_modules.backend.task.Task",
-        ),
-        (
-            "def train_dataloader",
-            "def other",
-            "MyData has no method 'train_dataloader()', a DataLoader: the examples to train on",
-        ),
-        (
-            "def val_dataloader",
-            "def other",
-            "MyData has no method 'val_dataloader()', a DataLoader: the examples to evaluate on",
-        ),
-        (
-            "return DataLoader(self.train)",
-            "return [self.train]",
-            "MyData: train_dataloader() has to give a DataLoader over a dataset with __len__ and"
-            " __getitem__, as examples are dealt to the ranks by their numbers",
-        ),
-        (
-            "return DataLoader(self.validation)",
-            "return DataLoader(TensorDataset(torch.ones(0)))",
-            "MyData: val_dataloader() has no examples",
-        ),
-        (
-            "x, y = load_digits(return_X_y=True)",
-            "x, y = load_digits()",
-            "MyData: building and reading the data raised ValueError: too many values to unpack"
-            " (expected 2) (line 19)",
-        ),
-        (
-            "return self.network(batch[0])",
-            "return self.network(batch['x'])",
-            "MyTask: forward(batch) raised TypeError: list indices must be integers or slices, not"
-            " str (line 41)",
-        ),
-        (
-            "return batch[1]",
-            "return batch[1][:1]",
-            "MyTask: labels(batch) [1] has not one row for each of forward(batch) [2, 10]",
-        ),
-        (
-            "return batch[1]",
-            "return batch[1][:, None]",
-            "MyTask: loss(logits [2, 10], labels [2, 1]) raised RuntimeError: ",
-        ),
-        (
-            "cross_entropy(logits, labels)",
-            "cross_entropy(logits, labels, reduction='none')",
-            "MyTask: loss gave [2]; give the mean over the rows, a scalar",
-        ),
-        (
-            "cross_entropy(logits, labels)",
-            "nll_loss(logits, labels)",
-            "MyTask: loss(logits, probabilities [2, 10]), a distillation's, raised RuntimeError: ",
-        ),
-        (
-            "probabilities.clamp(min=1e-7).log()",
-            "probabilities.sum(dim=1)",
-            "MyTask: inverse(probabilities) gave [2], and the logits are [2, 10]",
-        ),
-        (
-            'MulticlassAccuracy(10, average="micro")',
-            "0.5",
-            "MyTask: metric().update(probabilities, labels) raised TypeError: a float is no"
-            " torchmetrics.Metric",
-        ),
-        (
-            "torch.optim.SGD(parameters, lr=self.lr)",
-            "None",
-            "MyTask: configure_optimizer(parameters) raised TypeError: a NoneType is no"
-            " torch.optim.Optimizer",
-        ),
-    ],
-)
-def test_a_class_that_does_not_fit(written, old: str, new: str, expected: str) -> None:
-    found = message(written(old, new)).removeprefix("my_model.py:")
-    assert found.startswith(expected)
-
-
-def test_an_argument_that_nobody_gives(written) -> None:
-    with pytest.raises(ConfigError) as error:
-        load(written("width: int = 64", "width: int"))
-    assert "the following arguments are required: workload.task.width" in str(error.value)
-
-
-def test_the_command_line_wants_one_of_a_benchmark_and_a_workload(checkout: Checkout) -> None:
-    both = checkout.call("run", "criteo", "--workload", "x.py:X")
-    assert both.returncode == 2
-    assert "not allowed with argument" in both.stderr
-    wrong = checkout.call("run", "--workload", "nonesuch.py:X")
-    assert wrong.returncode == 2
-    assert wrong.stderr == "error: cannot read nonesuch.py: No such file or directory\n"
-
-
-@pytest.fixture
-def checkout(tmp_path: Path) -> Checkout:
-    return Checkout(tmp_path)

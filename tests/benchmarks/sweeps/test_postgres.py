@@ -18,7 +18,8 @@ import sqlalchemy
 from optuna.trial import TrialState
 
 from paceline.benchmarks.sweeps.handing_out import PROCESS, counted
-from tests.benchmarks.sweeps.test_sweep import Checkout, read_until
+from tests.checkout import output_of
+from tests.sweeps import Sweep, read_until
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -84,12 +85,14 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def checkout(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkout:
+def checkout(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
     monkeypatch.setenv("PACELINE_ARTIFACTS", (tmp_path / "artifacts").as_uri())
     number = len(list(server.folder.glob("used-*")))
     (server.folder / f"used-{number}").touch()
-    return Checkout(
-        tmp_path, server.database(f"mlflow{number}"), server.database(f"studies{number}")
+    return Sweep(
+        tmp_path,
+        store=server.database(f"mlflow{number}"),
+        studies=server.database(f"studies{number}"),
     )
 
 
@@ -99,8 +102,8 @@ def test_of_two_sweeps_at_once_one_is_killed_and_no_trial_is_lost_or_doubled(che
         pytest.skip("needs root, for a host name of its own")
     elsewhere = ("unshare", "--uts", "sh", "-c", 'hostname elsewhere && exec "$@"', "sh")
     together = (*ONE_STUDY, SLOW, "--share-machine", "--heartbeat=1", "--sweep.trials=4")
-    killed = checkout.start(*together, prefix=elsewhere)
-    survivor = checkout.start(*together)
+    killed = checkout.begin(*together, prefix=elsewhere)
+    survivor = checkout.begin(*together)
     for process in (killed, survivor):
         read_until(process, "/4]")
     while not has_just_begun(checkout, "elsewhere"):
@@ -108,7 +111,7 @@ def test_of_two_sweeps_at_once_one_is_killed_and_no_trial_is_lost_or_doubled(che
         time.sleep(0.1)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate(timeout=60)
-    out, _ = survivor.communicate(timeout=250)
+    out, _ = output_of(survivor)
     assert survivor.returncode == 0, out
     (study,) = (s for n, s in checkout.opened().items() if "retrains" not in n)
     assert len(counted(study.trials)) == 4
@@ -120,7 +123,7 @@ def test_of_two_sweeps_at_once_one_is_killed_and_no_trial_is_lost_or_doubled(che
     assert [run.info.status for run in checkout.runs("trial")] == ["FINISHED"] * 2
 
 
-def has_just_begun(checkout: Checkout, host: str) -> bool:
+def has_just_begun(checkout: Sweep, host: str) -> bool:
     """Whether a trial on that host is in its first second."""
     (study,) = (s for n, s in checkout.opened().items() if "retrains" not in n)
     return any(
@@ -137,10 +140,10 @@ def test_no_statement_is_prepared_as_a_pool_of_connections_would_not_know_it(ser
 
 
 def test_a_sweep_outlasts_a_restart_of_the_database(server, checkout):
-    process = checkout.start(*ONE_STUDY, SLOW, "--sweep.trials=3")
+    process = checkout.begin(*ONE_STUDY, SLOW, "--sweep.trials=3")
     read_until(process, "[2/3]")
     server.restart()
-    out, _ = process.communicate(timeout=250)
+    out, _ = output_of(process)
     assert process.returncode == 0, out
     assert checkout.states("sync_sgd") == ["COMPLETE"] * 3
     assert [run.info.status for run in checkout.runs("trial")] == ["FINISHED"] * 2

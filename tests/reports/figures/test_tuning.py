@@ -13,8 +13,10 @@ from paceline.reports import pdf
 from paceline.reports.figures import catalogue, look, tuning
 from paceline.reports.measures.groups import NothingToDraw
 from paceline.reports.measures.results import Results
+from paceline.reports.measures.studies import by_study
+from paceline.reports.text import tuning as text
+from tests.drawn import crosses, overlaps, text_in
 from tests.report_store import benchmark, fill
-from tests.reports.figures.test_figures import crosses, overlaps, text_in
 
 SETTINGS = {
     "trials": 5,
@@ -124,10 +126,10 @@ def test_the_front_joins_what_nothing_beats(swept):
 
 
 def test_the_tables_tell_what_became_of_each_budget_and_what_was_chosen(swept):
-    by_study = {row[0]: row[1:] for row in tuning.studies(swept)["rows"]}
-    assert by_study["synchronous SGD, 2 workers"] == ["4", "1", "0", "5.0", "4", "2"]
-    assert by_study["admm, 2 workers"] == ["0", "0", "1", "1.0", "–", "–"]
-    rows = tuning.spaces(swept)["rows"]
+    told = {row[0]: row[1:] for row in text.studies(swept)["rows"]}
+    assert told["synchronous SGD, 2 workers"] == ["4", "1", "0", "5.0", "4", "2"]
+    assert told["admm, 2 workers"] == ["0", "0", "1", "1.0", "–", "–"]
+    rows = text.spaces(swept)["rows"]
     assert rows[:3] == [
         ["synchronous SGD, 2 workers", "lr", "0.001 to 0.3, logarithmic", "0.02", "0.1"],
         ["", "n_push", "1 to 10", "1", "2"],
@@ -136,14 +138,14 @@ def test_the_tables_tell_what_became_of_each_budget_and_what_was_chosen(swept):
 
 
 def test_the_protocol_is_stated(swept):
-    told = tuning.protocol(swept)
+    told = text.protocol(swept)
     assert "a budget of 5 configurations to minimise seconds to target and bytes sent to" in told
     assert "(sampler tpe), trained on seed 0; the best of each was retrained on seeds 100" in told
     assert "Left out: admm, 9 workers: too many." in told
 
 
 def test_each_study_has_its_own_figures(swept):
-    own = tuning.by_study(swept)
+    own = by_study(swept)
     assert list(own) == ["run of sync_sgd [2]", "run of downpour [1, 2]", "run of admm [2]"]
     (axes,) = tuning.history(own["run of downpour [1, 2]"]).axes
     assert axes.get_title(loc="left") == "Downpour SGD, 1 or 2 workers"

@@ -7,9 +7,10 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from paceline.benchmarks.trials.store import open_store
+from paceline.reports.figures.churn import churn_matrix
 from paceline.reports.measures.groups import NothingToDraw
 from paceline.reports.measures.results import RERUN, Results, load
-from paceline.reports.measures.retrains import churn_matrix, mean_churn, reproducibility
+from paceline.reports.measures.retrains import mean_churn, reproducibility
 from tests.report_store import benchmark, fill
 
 

@@ -25,9 +25,15 @@ def test_the_target_counts_as_reached_at_the_first_evaluation_at_or_below_it() -
         "examples_to_target": 160.0,
         "time_to_target_s": 10.0,
         "bytes_to_target": 2000.0,
+        "steps_before_target": 10.0,
+        "examples_before_target": 80.0,
+        "time_before_target_s": 5.0,
+        "bytes_before_target": 1000.0,
         "examples_per_s": 16.0,
         "bytes_sent_per_worker": 3000.0,
         "messages_per_worker": 60.0,
+        "best_loss": 0.4,
+        "best_step": 30.0,
         "final_loss": 0.4,
         "final_metric": pytest.approx(0.8),
     }
@@ -37,6 +43,35 @@ def test_a_target_reached_and_lost_again_stays_reached() -> None:
     figures = score(curve(0.4, 0.9), target_loss=0.5)
     assert (figures["target_reached"], figures["steps_to_target"]) == (1.0, 10.0)
     assert figures["final_loss"] == 0.9
+
+
+def test_before_the_first_evaluation_nothing_had_been_spent() -> None:
+    figures = score(curve(0.5, 0.4), target_loss=0.5)
+    assert (figures["steps_before_target"], figures["steps_to_target"]) == (0.0, 10.0)
+
+
+def test_a_modelled_time_is_scored_like_a_measured_one() -> None:
+    figures = score(curve(0.9, 0.8, 0.5).assign(modelled_s=[1.0, 2.5, 4.0]), target_loss=0.5)
+    assert figures["modelled_time_to_target_s"] == 4.0
+    assert figures["modelled_time_before_target_s"] == 2.5
+
+
+@pytest.mark.parametrize("losses", [(0.9, 0.4), (-0.1, -0.5)])
+def test_without_a_target_none_is_reached_and_none_is_missed(losses: tuple[float, ...]) -> None:
+    figures = score(curve(*losses), target_loss=None)
+    assert not [name for name in figures if "target" in name]
+    assert figures["final_loss"] == losses[-1]
+
+
+def test_a_target_below_zero_is_a_target() -> None:
+    assert score(curve(0.1, -0.2, -0.6), target_loss=-0.5)["steps_to_target"] == 30.0
+
+
+def test_the_best_loss_is_the_least_and_its_step_the_first_that_had_it() -> None:
+    figures = score(curve(0.9, 0.4, 0.4, 0.7), target_loss=None)
+    assert (figures["best_loss"], figures["best_step"], figures["final_loss"]) == (0.4, 20.0, 0.7)
+    assert score(curve(math.nan, 0.4, math.nan), None)["best_step"] == 20.0
+    assert "best_loss" not in score(curve(math.nan), None)
 
 
 def test_a_target_not_reached_has_no_cost() -> None:

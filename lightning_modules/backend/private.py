@@ -1,0 +1,117 @@
+"""The private names of Lightning, DeepSpeed and torch that Paceline relies on, all in one place.
+
+A new release may rename any of them. `tests/lightning_modules/backend/test_private.py` checks each name
+of `RELIED_ON` and says what to do where one is gone.
+"""
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch.distributed
+from pytorch_lightning import Trainer
+
+
+@dataclass(frozen=True)
+class PrivateName:
+    """A private name of another package.
+
+    Attributes:
+        module: the module that defines it.
+        path: the name in that module, e.g. `Class.method`.
+        purpose: what Paceline needs it for.
+        remedy: what to do if a new release no longer has it.
+    """
+
+    module: str
+    path: str
+    purpose: str
+    remedy: str
+
+
+RELIED_ON = (
+    PrivateName(
+        "pytorch_lightning.strategies",
+        "DeepSpeedStrategy._init_deepspeed_distributed",
+        "DeepSpeedBackend.setup_distributed starts DeepSpeed's process group with it",
+        "call deepspeed.init_distributed with the backend and the timeout of the strategy",
+    ),
+    PrivateName(
+        "pytorch_lightning.strategies",
+        "DeepSpeedStrategy._setup_model_and_optimizer",
+        "DeepSpeedBackend overrides it to give DeepSpeed the groups of a replica",
+        "override the method that now calls deepspeed.initialize",
+    ),
+    PrivateName(
+        "pytorch_lightning.strategies",
+        "DeepSpeedStrategy._get_process_group_backend",
+        "DeepSpeedBackend overrides it to take gloo where ranks share a GPU",
+        "set the process group's backend where the strategy now chooses it",
+    ),
+    PrivateName(
+        "pytorch_lightning.loops.training_epoch_loop",
+        "_TrainingEpochLoop._broadcast_sigterm_tensor",
+        "no_broadcast_before_steps turns it off, as it keeps free replicas in step",
+        "turn off whatever broadcasts from rank 0 before every step, or nothing if nothing does",
+    ),
+    PrivateName(
+        "deepspeed.comm.torch",
+        "build_shm_op",
+        "no_shared_memory_build replaces it, as it compiles for half a minute",
+        "look for what deepspeed.comm.torch.TorchBackend builds in its constructor",
+    ),
+    PrivateName(
+        "deepspeed.comm.comm",
+        "cdb",
+        "the ledger wraps the methods of this object to count what is sent",
+        "find the object that deepspeed.comm's functions delegate to",
+    ),
+    PrivateName(
+        "deepspeed.utils.groups",
+        "mpu",
+        "forget_groups resets it, as it outlives the engine that set it",
+        "find where deepspeed.initialize now keeps its argument mpu",
+    ),
+    PrivateName(
+        "deepspeed.runtime.zero.stage3",
+        "DeepSpeedZeroOptimizer_Stage3._clear_fp32_optimizer_param_groups",
+        "release_parameters_of calls it, so that a resumed Adagrad has its parameters once",
+        "check that Adagrad resumes under ZeRO 3 (test_a_checkpoint_keeps_every_replica) without it",
+    ),
+    PrivateName(
+        "torch.distributed.distributed_c10d",
+        "_get_default_store",
+        "rendezvous_store gives the ranks of an asynchronous algorithm their tickets",
+        "open a TCPStore of our own at MASTER_ADDR and MASTER_PORT",
+    ),
+)
+
+
+def no_shared_memory_build() -> None:
+    """Keeps DeepSpeed from compiling an operation over shared memory, which training never uses."""
+    sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
+
+
+def communication_backend() -> Any:
+    """The object through which `deepspeed.comm` sends everything."""
+    return sys.modules["deepspeed.comm.comm"].cdb
+
+
+def forget_groups() -> None:
+    """Makes DeepSpeed forget the process groups that the engine before was given."""
+    sys.modules["deepspeed.utils.groups"].mpu = None  # type: ignore[attr-defined]
+
+
+def no_broadcast_before_steps(trainer: Trainer) -> None:
+    """Keeps Lightning from broadcasting before every step whether rank 0 was told to end."""
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
+
+def release_parameters_of(zero_3_optimizer: Any) -> None:
+    """Takes the parameters out of a fresh optimizer of ZeRO 3, which loading a checkpoint adds again."""
+    zero_3_optimizer._clear_fp32_optimizer_param_groups()
+
+
+def rendezvous_store() -> Any:
+    """The store through which the ranks found one another; the parent holds it."""
+    return torch.distributed.distributed_c10d._get_default_store()

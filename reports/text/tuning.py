@@ -1,0 +1,128 @@
+"""How a sweep came to the configurations that it retrained, in sentences and tables."""
+
+from typing import Any
+
+from paceline.reports.measures.groups import counted, listed, si_bytes
+from paceline.reports.measures.results import Results
+from paceline.reports.measures.studies import UNITS, Tried, settings_of, studies_of, title
+from paceline.reports.text.answer import NONE, Format
+
+CAPTIONS = {
+    "tuning_history": (
+        "How it was tuned",
+        "The first objective of each trial in the order in which they were drawn; the first is the"
+        " configuration of the benchmark's YAML. These trials chose the configuration and are not"
+        " scored.",
+    ),
+    "tuning_importance": (
+        "What mattered",
+        "The share of each dimension in what makes trials good, by PED-ANOVA on the first objective; of"
+        " few trials it is rough.",
+    ),
+    "tuning_front": (
+        "Pareto fronts",
+        "The first two objectives of the trials that came to their end. Retrained is the one on the"
+        " front with the smallest product of objectives.",
+    ),
+}
+
+
+def protocol(results: Results) -> str:
+    """How the sweep was done, in sentences."""
+    settings = settings_of(results)
+    goals = listed([UNITS[name] for name in settings["objectives"]])
+    many = "s" if len(settings["tuning_seeds"]) > 1 else ""
+    pruner = "" if len(settings["objectives"]) > 1 else f", pruner {settings['pruner']}"
+    told = (
+        f"Each study had a budget of {counted(settings['trials'], 'configuration')} to minimise {goals}"
+        f" (sampler {settings['sampler']}{pruner}), trained on seed{many}"
+        f" {listed(settings['tuning_seeds'])}; the best of each was retrained on"
+        f" seed{'s' if len(settings['seeds']) > 1 else ''} {listed(settings['seeds'])}, and everything"
+        " else in this report is of those retrains alone."
+    )
+    if left_out := results.benchmark["sweep"]["left_out"]:
+        told += f" Left out: {'; '.join(left_out)}."
+    return told
+
+
+def studies(results: Results) -> dict[str, Any]:
+    """A row a study: what became of its budget, and what tuning gained."""
+    (objective, *_) = settings_of(results)["objectives"]
+    shown = si_bytes if objective == "bytes_to_target" else "{:.4g}".format
+    rows = []
+    for study in studies_of(results):
+        trials = study["trials"]
+        states = [trial["state"] for trial in trials]
+        first = next((t for t in trials if t["drawn"].items() >= study["yaml"].items()), None)
+        best = next((t for t in trials if t["number"] == study["best"]), None)
+        seconds = sum(trial["seconds"] or 0 for trial in trials)
+        rows.append(
+            [
+                title(results, study),
+                *[str(states.count(state)) for state in ("COMPLETE", "PRUNED", "FAIL")],
+                f"{seconds / 60:.1f}",
+                _told(first, shown),
+                _told(best, shown),
+            ]
+        )
+    return {
+        "title": "Studies",
+        "note": protocol(results),
+        "widths": [2.6, 0.9, 0.9, 0.9, 1.0, 1.6, 1.6],
+        "header": [
+            "study",
+            "ended",
+            "given up",
+            "failed",
+            "minutes",
+            f"{UNITS[objective]}, YAML",
+            "the best",
+        ],
+        "rows": rows,
+    }
+
+
+def _told(trial: Tried | None, shown: Format) -> str:
+    if trial is None or trial["values"] is None:
+        return NONE
+    return shown(trial["values"][0]) + (" (missed)" if trial["excess"] > 0 else "")
+
+
+def spaces(results: Results) -> dict[str, Any]:
+    """A row a study and dimension: what was drawn from, and what was chosen."""
+    rows = []
+    for study in studies_of(results):
+        best: dict[str, Any] = {}
+        for trial in study["trials"]:
+            if trial["number"] == study["best"]:
+                best = trial["drawn"]
+        for i, (name, dimension) in enumerate(study["space"].items()):
+            rows.append(
+                [
+                    title(results, study) if i == 0 else "",
+                    name,
+                    _range(dimension),
+                    _short(study["yaml"].get(name)),
+                    _short(best.get(name)),
+                ]
+            )
+    return {
+        "title": "Search spaces and what was chosen",
+        "note": "As the files of the task and of the algorithm state them.",
+        "widths": [2.6, 1.6, 2.4, 1.0, 1.0],
+        "header": ["study", "dimension", "drawn from", "YAML", "chosen"],
+        "rows": rows,
+    }
+
+
+def _range(dimension: dict[str, Any]) -> str:
+    if "values" in dimension:
+        return ", ".join(_short(value) for value in dimension["values"])
+    scale = ", logarithmic" if dimension["log"] else ""
+    return f"{_short(dimension['low'])} to {_short(dimension['high'])}{scale}"
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return NONE
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
