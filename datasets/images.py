@@ -3,36 +3,33 @@
 See docs/datasets/images.md for the formats, the checks and the measured figures.
 """
 
-from collections.abc import Sequence
+import logging
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
-from torch import Tensor
-from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset
 
 from paceline.datasets.batches import collate
-from paceline.datasets.reading import cache, image_folder
+from paceline.datasets.image_batches import ImageBatch, ImagesOnDisk, Standard, StoredImages
+from paceline.datasets.reading import cache
 from paceline.datasets.reading.cache import DataError
 from paceline.datasets.reading.cifar import is_cifar, read_cifar
+from paceline.datasets.reading.files import check
 from paceline.datasets.reading.idx import is_idx, read_idx_set
 from paceline.datasets.reading.image_folder import (
-    ImageFiles,
     ImageFolder,
+    check_headers,
     is_image_folder,
     list_images,
 )
 from paceline.datasets.reading.image_set import ImageSet, LabelledImages, image_set, moments
 
-Indices = Sequence[int] | NDArray[np.integer[Any]]
+logger = logging.getLogger(__name__)
 
-PREPARATION_VERSION = 1  # of what happens to pixels, here and in image_folder
+PREPARATION_VERSION = 1  # of what happens to pixels in memory
 DIGITS_TO_TRAIN = 1437  # of 1,797, four fifths
-SHIFT = 4  # pixels, of a random crop
 EVALUATION_PIXELS = 2**20  # in one batch: ResNet-18 needs about 1 GB for them
 WANTED = (
     "name a folder of idx files, CIFAR's archive or folder, or a folder with train/CLASS/ and"
@@ -40,102 +37,20 @@ WANTED = (
 )
 
 
-class ImageBatch(NamedTuple):
-    """B examples."""
-
-    image: Tensor  # float32 [B, C, H, W], each channel standardised
-    label: Tensor  # int64 [B], from 0
-
-
-class Standard(NamedTuple):
-    """Mean and standard deviation that a channel is standardised with, float32 [C] each."""
-
-    mean: NDArray[np.float32]
-    deviation: NDArray[np.float32]
-
-    def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """Of uint8 [B, C, H, W] the float32 that a model sees."""
-        mean, deviation = (torch.from_numpy(values)[:, None, None] for values in self)
-        return (torch.from_numpy(pixels) - mean) / deviation
-
-
-class StoredImages(Dataset[ImageBatch]):
-    """Images in memory; with `augment`, shifted by up to 4 pixels and mirrored at random.
-
-    He et al. (2015), "Deep Residual Learning for Image Recognition", section 4.2. What comes in at the
-    edge is the channel's mean. The random numbers are torch's global ones.
-    """
-
-    def __init__(self, part: LabelledImages, standard: Standard, augment: bool) -> None:
-        self._part, self._standard, self._augment = part, standard, augment
-
-    def __len__(self) -> int:
-        return len(self._part.labels)
-
-    def __getitem__(self, index: int) -> ImageBatch:
-        """One example, as a batch of one."""
-        return self.__getitems__([index])
-
-    def __getitems__(self, indices: Indices) -> ImageBatch:
-        """The examples at `indices` as one batch."""
-        image = self._standard(self._part.images.take(indices, axis=0))
-        if self._augment:
-            image = _moved(image)
-        return ImageBatch(image, torch.from_numpy(self._part.labels.take(indices)))
-
-
-def _moved(image: Tensor) -> Tensor:
-    size = image.shape[-1]
-    wide = pad(image, [SHIFT] * 4)
-    places = torch.randint(0, 2 * SHIFT + 1, (len(image), 2)).tolist()
-    moved = [one[:, y : y + size, x : x + size] for one, (y, x) in zip(wide, places, strict=True)]
-    mirrored = torch.rand(len(image), 1, 1, 1) < 0.5
-    stacked = torch.stack(moved)
-    return torch.where(mirrored, stacked.flip(-1), stacked)
-
-
-class ImagesOnDisk(Dataset[ImageBatch]):
-    """Photographs, decoded when they are asked for; with `augment`, of each a random part.
-
-    Otherwise it is the centre. The random numbers are torch's global ones.
-    """
-
-    def __init__(self, part: ImageFiles, size: int, augment: bool) -> None:
-        self._part, self._size, self._augment = part, size, augment
-        self._standard = Standard(image_folder.MEAN, image_folder.DEVIATION)
-
-    def __len__(self) -> int:
-        return len(self._part.labels)
-
-    def __getitem__(self, index: int) -> ImageBatch:
-        """One example, as a batch of one."""
-        return self.__getitems__([index])
-
-    def __getitems__(self, indices: Indices) -> ImageBatch:
-        """The examples at `indices` as one batch.
-
-        Raises:
-            DataError: names the file that is not a whole image.
-        """
-        places = torch.rand(len(indices), 5) if self._augment else [None] * len(indices)
-        pixels = [
-            image_folder.decode(self._part.files[index], self._size, place)
-            for index, place in zip(indices, places, strict=True)
-        ]
-        labels = torch.tensor([self._part.labels[index] for index in indices])
-        return ImageBatch(self._standard(np.stack(pixels)), labels)
-
-
 class Images(LightningDataModule):
     """Images of one size with one label each.
 
     Args:
         path: a folder of idx files (MNIST and its kin), CIFAR-10 or CIFAR-100 for Python, its folder or
-            its archive, or a folder with `train/CLASS/` and `val/CLASS/`; None is scikit-learn's
-            handwritten digits.
+            its archive, or a folder with `train/CLASS/` and perhaps `val/CLASS/` and `test/CLASS/`;
+            None is scikit-learn's handwritten digits.
         augment: random crops and mirrored copies of CIFAR and of photographs to train on; digits and
             idx files stay as they are.
-        crop_size: pixels of the side of the square that a photograph in a folder is cropped to.
+        crop_size: pixels of the side of the square that a photograph in a folder is cropped and scaled
+            to; None is the size of the photographs if all are one square, and otherwise the median
+            of their shorter sides, at most 224.
+        validation_fraction: part of each class's photographs in `train` to validate on, where no folder
+            is for that.
 
     Attributes:
         channels: of an image, 1 or 3.
@@ -152,28 +67,42 @@ class Images(LightningDataModule):
 
     train_dataset: Dataset[ImageBatch]
     validation_dataset: Dataset[ImageBatch]
+    test_dataset: Dataset[ImageBatch] | None = None
     channels: int
     image_size: int
     classes: int
 
-    def __init__(self, path: str | None = None, augment: bool = True, crop_size: int = 224) -> None:
+    def __init__(
+        self,
+        path: str | None = None,
+        augment: bool = True,
+        crop_size: int | None = None,
+        validation_fraction: float = 0.1,
+    ) -> None:
         super().__init__()
-        if crop_size < 1:
-            raise DataError(f"crop_size is {crop_size}; it must be at least 1")
+        check("crop_size", crop_size, crop_size is None or crop_size >= 1, "at least 1")
+        check(
+            "validation_fraction", validation_fraction, 0 < validation_fraction < 1, "within (0, 1)"
+        )
         self._path = None if path is None else Path(path).expanduser()
         self._augment, self._crop_size = augment, crop_size
+        self._validation_fraction = validation_fraction
+        self._kept = False  # photographs at their own size
         self._source: ImageSet | ImageFolder | None = None
 
     def prepare_data(self) -> None:
         """Open every photograph of a folder once; nothing is written."""
         self.setup()
         if isinstance(self._source, ImageFolder):
-            image_folder.check_headers(self._source)
+            if self._source.left_out:
+                names = ", ".join(str(folder) for folder in self._source.left_out)
+                logger.warning("no classes, as they hold no images: %s", names)
+            check_headers(self._source)
 
     def setup(self, stage: str | None = None) -> None:
         """Read the images, or list those of a folder."""
         if self._source is None:
-            self._source = _read(self._path)
+            self._source = _read(self._path, self._validation_fraction)
             if isinstance(self._source, ImageFolder):
                 self._use_folder(self._source)
             else:
@@ -188,9 +117,13 @@ class Images(LightningDataModule):
         self.validation_dataset = StoredImages(images.validation, standard, augment=False)
 
     def _use_folder(self, folder: ImageFolder) -> None:
-        self.channels, self.image_size, self.classes = 3, self._crop_size, folder.classes
-        self.train_dataset = ImagesOnDisk(folder.train, self._crop_size, self._augment)
-        self.validation_dataset = ImagesOnDisk(folder.validation, self._crop_size, augment=False)
+        self.channels, self.classes = 3, folder.classes
+        size, kept = (self._crop_size, False) if self._crop_size else folder.size()
+        self.image_size, self._kept = size, kept
+        self.train_dataset = ImagesOnDisk(folder.train, size, kept, self._augment)
+        self.validation_dataset = ImagesOnDisk(folder.validation, size, kept, augment=False)
+        if folder.test:
+            self.test_dataset = ImagesOnDisk(folder.test, size, kept, augment=False)
 
     @property
     def evaluation_batch(self) -> int:
@@ -204,6 +137,12 @@ class Images(LightningDataModule):
         """Batches of `batch_size` in the order of the files."""
         return DataLoader(self.validation_dataset, self.batch_size, collate_fn=collate)
 
+    def test_dataloader(self) -> DataLoader[ImageBatch] | list[Any]:
+        """Batches of the test part, which is neither trained nor validated on; none without one."""
+        if self.test_dataset is None:
+            return []
+        return DataLoader(self.test_dataset, self.batch_size, collate_fn=collate)
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 in hexadecimal of the images and of what happens to them.
@@ -212,12 +151,14 @@ class Images(LightningDataModule):
         """
         return cache.digest(
             [PREPARATION_VERSION, self._ready.content, self._augment, self.image_size]
+            + ["kept"] * self._kept
         )
 
     @property
     def description(self) -> dict[str, str | int]:
         """Facts for a trial's record; `image_size` is in pixels."""
         source = self._ready
+        tested = {} if self.test_dataset is None else {"test_rows": len(self.test_dataset)}  # type: ignore[arg-type]
         return {
             "name": source.name,
             "synthetic": False,
@@ -226,6 +167,7 @@ class Images(LightningDataModule):
             "channels": self.channels,
             "image_size": self.image_size,
             "classes": self.classes,
+            **tested,
         }
 
     @property
@@ -235,7 +177,7 @@ class Images(LightningDataModule):
         return self._source
 
 
-def _read(path: Path | None) -> ImageSet | ImageFolder:
+def _read(path: Path | None, validation_fraction: float) -> ImageSet | ImageFolder:
     if path is None:
         return digits()
     with cache.explained(f"cannot read {path}", WANTED):
@@ -245,7 +187,7 @@ def _read(path: Path | None) -> ImageSet | ImageFolder:
     if is_idx(path):
         return read_idx_set(path)
     if is_image_folder(path):
-        return list_images(path)
+        return list_images(path, validation_fraction)
     raise DataError(f"{path} holds no images in a layout that is known; {WANTED}")
 
 

@@ -25,6 +25,11 @@ class Partition:
       `shards` drawn at random (McMahan et al. 2016, section 3, pathological non-IID).
     - `dirichlet`: each label's examples are divided in proportions drawn from Dir(`alpha`) (Hsu et al.
       2019): nearly one label a replica for a small `alpha`, alike for a large one, of unequal sizes.
+
+    Args:
+        kind: one of these.
+        shards: parts that a replica keeps, for `labels`.
+        alpha: concentration of the Dirichlet distribution, for `dirichlet`.
     """
 
     kind: Literal["iid", "shared", "same", "disjoint", "labels", "dirichlet"] = "iid"

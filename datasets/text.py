@@ -20,6 +20,7 @@ from paceline.datasets.reading import cache
 from paceline.datasets.reading.cache import DataError
 from paceline.datasets.reading.corpus import Corpus, Level, Prepared, Synthetic, TextFiles, prepare
 from paceline.datasets.reading.files import check
+from paceline.home import home
 
 EVALUATED_LOGITS = 1 << 23  # of an evaluation batch: 32 MiB
 
@@ -73,7 +74,7 @@ class Text(LightningDataModule):
         train_tokens: tokens of the synthetic text to train on.
         validation_tokens: tokens of the synthetic text to validate on.
         synthetic_seed: of the synthetic text.
-        cache_dir: folder for the prepared tokens.
+        cache_dir: folder, relative to `PACELINE_HOME` or the current folder, for the prepared tokens.
 
     Raises:
         DataError: an argument is out of range, or the data cannot be used.
@@ -112,7 +113,7 @@ class Text(LightningDataModule):
         check("validation_tokens", validation_tokens, validation_tokens >= 1, "at least 1")
         check("synthetic_seed", synthetic_seed, synthetic_seed >= 0, "at least 0")
         self.sequence_length = sequence_length
-        self._max_vocabulary, self._cache = max_vocabulary, Path(cache_dir).expanduser()
+        self._max_vocabulary, self._cache = max_vocabulary, home() / Path(cache_dir).expanduser()
         self._synthetic_seed = synthetic_seed
         self._corpus: Corpus = (
             Synthetic(synthetic_seed, train_tokens, validation_tokens)

@@ -55,6 +55,7 @@ html_copy_source = False
 def add_navigation(app: Sphinx, docname: str, source: list[str]) -> None:
     """README.md is the first page; the tree of the others would be noise where it is read alone."""
     if docname == root_doc:
+        app.env.note_dependency(DOCS / "navigation.txt", docname=docname)
         source[0] += "\n" + (DOCS / "navigation.txt").read_text()
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -81,9 +82,9 @@ class Checkout:
             start_new_session=True,
         )
 
-    def call(self, *arguments: str, timeout_s: float = 170) -> "subprocess.CompletedProcess[str]":
+    def call(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         process = self.start(*arguments)
-        out, err = process.communicate(timeout=timeout_s)
+        out, err = output_of(process)
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
     def run(self, *overrides: str) -> "subprocess.CompletedProcess[str]":
@@ -106,3 +107,12 @@ class Checkout:
             for run in runs
             if run.info.status == status
         ]
+
+
+def output_of(process: "subprocess.Popen[str]") -> tuple[str, str]:
+    """What a process prints until it ends, at the latest with the time of its test."""
+    try:
+        return process.communicate()
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise

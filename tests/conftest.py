@@ -22,10 +22,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True)
-def torch_draws_the_same_in_any_order() -> None:
-    """pytest-randomly does this for `random` and NumPy, and knows nothing of torch."""
+def torch_computes_the_same_in_any_order() -> None:
+    """Seeds torch, as pytest-randomly seeds only `random` and NumPy, and keeps it to one thread.
+
+    The threads of a pool spin while they wait for one another, which takes 20 times as long where
+    other processes want the cores.
+    """
     if torch := sys.modules.get("torch"):
         torch.manual_seed(0)
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

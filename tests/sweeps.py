@@ -8,18 +8,21 @@ import optuna
 
 from paceline.benchmarks.sweeps.studies import Studies, counted
 from paceline.reports.measures.results import search
-from tests.checkout import Checkout
+from tests import ROOT
+from tests.checkout import Checkout, output_of
 
-BENCHMARK = """
+# By its file, as the command line does not have the checkout on its path.
+WORKLOAD = ROOT / "tests" / "workload.py"
+BENCHMARK = f"""
 workload:
-  data: {class: "tests.workload:LinearRule", rows: 1000}
-  task: {class: "tests.workload:Tower", lr: 0.1}
-  target: {loss: 0.4}
-  budget: {examples: 2000, epochs: 1000, evaluations: 4}
+  data: {{class: "{WORKLOAD}:LinearRule", rows: 1000}}
+  task: {{class: "{WORKLOAD}:Tower", lr: 0.1}}
+  target: {{loss: 0.4}}
+  budget: {{examples: 2000, epochs: 1000, evaluations: 4}}
 algorithms:
   sync_sgd:
-  model_averaging: {tau: 5}
-scale: {workers: [2], batch_size: 10}
+  model_averaging: {{tau: 5}}
+scale: {{workers: [2], batch_size: 10}}
 sweep:
   trials: 4
   seeds: [100, 101]
@@ -48,7 +51,7 @@ class Sweep(Checkout):
     def complete(self, *overrides: str) -> str:
         """The output of a sweep that has run to its end."""
         process = self.begin(*overrides)
-        out, _ = process.communicate(timeout=170)
+        out, _ = output_of(process)
         assert process.returncode == 0, out
         return out
 

@@ -125,6 +125,24 @@ def results(options: argparse.Namespace) -> int:
     return 0
 
 
+def compare(options: argparse.Namespace) -> int:
+    from paceline.benchmarks.cli.tables import changes, differences
+    from paceline.benchmarks.trials.store import open_store
+    from paceline.reports.measures.compare import find
+    from paceline.reports.measures.results import NoResults, parents
+
+    client = open_store(options.store, create=False)
+    given = (options.before, options.after)
+    before, after = (find(client, _name(name), options.link) for name in given)
+    if before.run_id == after.run_id:
+        name = after.benchmark["name"]
+        runs = ", ".join(run.info.run_id for run in parents(client, name))
+        raise NoResults(f"both are run {after.run_id}; {name} has the runs {runs}, newest first")
+    console.print(differences(before, after))
+    console.print(changes(before, after))
+    return 0
+
+
 def report(options: argparse.Namespace) -> int:
     from paceline.benchmarks.trials.store import open_store
     from paceline.reports.measures.results import load
@@ -173,7 +191,9 @@ def download(options: argparse.Namespace) -> int:
 
 
 def measure(options: argparse.Namespace) -> int:
-    import_module(f"paceline.benchmarks.meters.{options.meter}").main(options.overrides)
+    # It measures the reports' statistics and needs no machine.
+    room = "reports.measures" if options.meter == "coverage" else "benchmarks.meters"
+    import_module(f"paceline.{room}.{options.meter}").main(options.overrides)
     return 0
 
 

@@ -11,7 +11,7 @@ from paceline.benchmarks.cli import commands
 from paceline.home import default_store, default_studies
 from paceline.reports.measures.link import DEFAULT, PRESETS
 
-# MLflow's own chatter is not the person's.
+# Hide the log messages of MLflow.
 logging.getLogger("alembic").setLevel(logging.WARNING)
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -21,9 +21,10 @@ METERS = {
     "exchanges": "how long exchanges between ranks take, compared with the model of a link",
     "ingest": "how fast Criteo rows are read, compared with pandas and polars",
     "overhead": "how much time measuring adds to a step, and what a trial costs besides training",
+    "coverage": "whether intervals cover and tests give no false alarms, by simulation",
 }
 
-# What is told in one line, beside the errors of the operating system, by module.
+# The errors that are shown in one line, by module. Errors of the operating system are too.
 MISTAKES = {
     "paceline.benchmarks.spec.plugin": "ConfigError",
     "paceline.benchmarks.trials.rerun": "CannotRerun",
@@ -127,6 +128,14 @@ def parser() -> argparse.ArgumentParser:
     )
     results.set_defaults(command=commands.results)
 
+    compare = verbs.add_parser(
+        "compare", help="compare two runs: what differs, and what became faster or slower"
+    )
+    run_or_name = "a benchmark, which stands for its latest run, or the id of a run"
+    compare.add_argument("before", help=run_or_name)
+    compare.add_argument("after", help=f"{run_or_name}. Ratios are after over before")
+    compare.set_defaults(command=commands.compare)
+
     report = verbs.add_parser(
         "report", help="write the report of a benchmark from the results in MLflow"
     )
@@ -140,7 +149,7 @@ def parser() -> argparse.ArgumentParser:
             help="the file of the report. Default: reports/output/NAME.pdf in PACELINE_HOME or in the"
             " current folder",
         )
-    for verb in (run, sweep, results, report):
+    for verb in (run, sweep, results, compare, report):
         verb.add_argument(
             "--link",
             choices=PRESETS,
@@ -182,7 +191,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 0, 1 (something failed), 2 (a mistake), 130."""
+    """Runs one command.
+
+    Returns:
+        The exit status: 0, 1 (something failed), 2 (a mistake) or 130 (interrupted).
+    """
     root = parser()
     options, overrides = root.parse_known_args(arguments)
     if overrides and options.verb not in ("run", "sweep", "measure"):
@@ -190,11 +203,11 @@ def main(arguments: list[str] | None = None) -> int:
     options.overrides = overrides
     try:
         return int(options.command(options))
-    except BrokenPipeError:  # whoever read our output, `head` say, has seen enough
+    except BrokenPipeError:  # the reader of the output has closed it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        message, status = "interrupted; the same command goes on where this one stopped", 130
+        message, status = "interrupted; run the same command again to continue", 130
     except Exception as error:
         if not _is_mistake(error):
             raise
@@ -204,7 +217,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _is_mistake(error: Exception) -> bool:
-    """Whether an error is told in one line: a person's mistake or the machine's, not ours."""
-    # A class that nobody has imported nobody has raised, and importing it would take seconds.
+    """Whether an error is shown in one line: it comes from the user or the machine, and is no bug."""
+    # A class that is not imported cannot have been raised, and importing it takes seconds.
     known = ((sys.modules.get(module), name) for module, name in MISTAKES.items())
     return isinstance(error, (OSError, *(getattr(m, name) for m, name in known if m)))

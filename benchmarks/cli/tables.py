@@ -1,10 +1,12 @@
 """The tables of the terminal: results, and what came out of a rerun."""
 
+import math
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
 
+from paceline.reports.measures import compare
 from paceline.reports.measures.groups import any_oversubscribed, target
 from paceline.reports.measures.remarks import MEANING, remarked
 from paceline.reports.measures.results import Results
@@ -23,6 +25,38 @@ def comparison(rerun: "Rerun") -> Table:
         grid.add_row(name, *shown, "equal" if recorded == now else "differs")
     for name, (recorded, now) in rerun.causes.items():
         grid.add_row(f"[dim]{name}[/dim]", str(recorded), str(now), "may be why")
+    return grid
+
+
+def differences(before: Results, after: Results) -> Table:
+    """What is not alike in two runs."""
+    grid = Table("what differs", before.run_id[:8], after.run_id[:8], title="before and after")
+    for name, values in compare.differences(before, after).items():
+        grid.add_row(name, *("–" if value is None else escape(str(value)) for value in values))
+    if not grid.rows:
+        grid.add_row("nothing", "", "")
+    return grid
+
+
+def changes(before: Results, after: Results) -> Table:
+    """Each figure of the configurations in both, after over before, with a verdict."""
+    compared = compare.compare(before, after)
+    columns = ("algorithm", "workers", "figure", "after / before", "verdict")
+    grid = Table(*columns, title="after over before")
+    for one in compared:
+        shown = [one.algorithm, str(one.workers), one.figure.title, str(one.ratio)]
+        if math.isnan(one.ratio.value):
+            shown[-1] = "–"
+        grid.add_row(*shown, one.verdict)
+    tested = sum(not math.isnan(one.ratio.p) for one in compared)
+    grid.caption = (
+        "Geometric mean over seeds, each with its own 95 % interval; verdicts are corrected for all"
+        f" {tested} comparisons. What changes between two sessions on a machine is in no interval."
+    )
+    for side, only in zip(("before", "after"), compare.alone(before, after), strict=True):
+        if only:
+            named = ", ".join(f"{algorithm}@{workers}" for algorithm, workers in only)
+            grid.caption += f" Only {side}: {named}."
     return grid
 
 

@@ -81,6 +81,7 @@ def prepared(trials: Sequence[Trial]) -> LightningDataModule:
             )
         if not len(dataset):
             raise ConfigError(f"{workload.data}: {name}() has no examples")
+        _check_shares(trials, name, len(dataset))
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         task = _checked_task(workload, data, loader)
         for trial in {trial.label: trial for trial in trials}.values():
@@ -89,6 +90,16 @@ def prepared(trials: Sequence[Trial]) -> LightningDataModule:
             except ValueError as error:
                 raise ConfigError(f"algorithms.{trial.label}: {error}") from error
     return data
+
+
+def _check_shares(trials: Sequence[Trial], loader: str, rows: int) -> None:
+    """Checks that every worker can have an example of its own."""
+    widest = max(trials, key=lambda trial: trial.workers)
+    if rows < widest.workers:
+        raise ConfigError(
+            f"{widest.workload.data}: {loader}() has {rows} examples, fewer than the"
+            f" {widest.workers} workers of {widest.title}; give more rows or set --scale.workers"
+        )
 
 
 def _checked_task(workload: Workload, data: LightningDataModule, loader: DataLoader[Any]) -> Any:

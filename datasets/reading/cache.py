@@ -1,12 +1,18 @@
 """Caches of prepared rows: built once however many processes ask, whole or not there at all.
 
-An entry is a folder `KEY/` with `rows.npy` and `about.json`. It is written under another name and
-moved into place by one rename, under a lock, so nobody ever sees half an entry.
+An entry is a folder `KEY/` with `rows.npy`, `about.json` and `seal.json`, the lengths and checksums of
+the two. It is written under another name, synced to the disk and moved into place by one rename, under
+a lock, so nobody ever sees half an entry. What happens to it later, a disk's fault or a cut by hand, is
+found when it is opened: the entry is then built again, with a warning.
 """
 
 import hashlib
 import json
+import logging
+import os
+import random
 import shutil
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +25,11 @@ from numpy.typing import NDArray
 
 ROWS_FILE = "rows.npy"
 ABOUT_FILE = "about.json"
+SEAL_FILE = "seal.json"
+PART_BYTES = 1 << 18  # under one checksum
+SAMPLED_PARTS = 256  # of a file, compared whenever its entry is opened
+
+logger = logging.getLogger(__name__)
 
 
 class DataError(ValueError):
@@ -40,8 +51,12 @@ def digest(value: object) -> str:
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
-    """The object in `file`, or None where there is no such file."""
-    return dict(json.loads(file.read_bytes())) if file.exists() else None
+    """The object in `file`, or None where there is no such file or it is damaged."""
+    try:
+        value = json.loads(file.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def write_json(file: Path, value: dict[str, Any]) -> None:
@@ -82,6 +97,8 @@ def find_or_build(
 ) -> Path:
     """Return the entry that `find` finds; where there is none, build it, one process at a time.
 
+    An entry that is found damaged is built again.
+
     Args:
         cache: folder of entries, made if missing.
         owner: file name, unique to what is built, of the lock and of the unfinished entry.
@@ -92,12 +109,18 @@ def find_or_build(
         DataError: the cache cannot be written, or `build` says so; nothing unfinished is left.
     """
     found = find()
-    if found is not None:
+    if found is not None and damage(found) is None:
         return found
     with explained(f"cannot write the cache {cache}", "free space there or set another cache_dir"):
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(cache / f"{owner}.lock"):
-            return find() or _build(cache, cache / f"{owner}.partial", build)
+            found = find()  # another process may have built it meanwhile
+            reason = damage(found) if found is not None else None
+            if found is not None and reason is None:
+                return found
+            if reason is not None:
+                logger.warning("%s: %s; it is built again", found, reason)
+            return _build(cache, cache / f"{owner}.partial", build)
 
 
 def _build(cache: Path, partial: Path, build: Callable[[Path], str]) -> Path:
@@ -105,8 +128,81 @@ def _build(cache: Path, partial: Path, build: Callable[[Path], str]) -> Path:
     partial.mkdir()
     try:
         entry = cache / build(partial)
-        if not entry.exists():  # the same rows may have come from another place
+        _seal(partial)
+        if not entry.exists() or damage(entry) is not None:
+            shutil.rmtree(entry, ignore_errors=True)
             partial.rename(entry)
+            _sync(cache)
+        # Otherwise the same rows came from another place.
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return entry
+
+
+def _seal(entry: Path) -> None:
+    """Write down lengths and checksums of an entry's files; return when the disk has it all."""
+    seal = {}
+    for name in (ROWS_FILE, ABOUT_FILE):
+        file = entry / name
+        sums = [zlib.crc32(part) for part in _parts(file, range(_count(file.stat().st_size)))]
+        seal[name] = {"bytes": file.stat().st_size, "crc32": sums}
+        _sync(file)
+    write_json(entry / SEAL_FILE, seal)
+    _sync(entry / SEAL_FILE)
+    _sync(entry)
+
+
+def damage(entry: Path, whole: bool = False) -> str | None:
+    """What is wrong with an entry, or None.
+
+    Args:
+        entry: the folder.
+        whole: compare all checksums; otherwise of each file 256 at most, drawn anew at each call, which
+            is all of a file of up to 64 MiB.
+    """
+    try:
+        seal = read_json(entry / SEAL_FILE)
+        if seal is None:
+            return "it has no readable checksums"
+        for name in (ROWS_FILE, ABOUT_FILE):
+            file, size, sums = entry / name, seal[name]["bytes"], seal[name]["crc32"]
+            if file.stat().st_size != size or len(sums) != _count(size):
+                return f"{name} has {file.stat().st_size} bytes and not {size}"
+            every = range(len(sums))
+            drawn = random.SystemRandom().sample(every, min(SAMPLED_PARTS, len(sums)))
+            numbers = every if whole else sorted(drawn)
+            for number, part in zip(numbers, _parts(file, numbers), strict=True):
+                if zlib.crc32(part) != sums[number]:
+                    return f"{name} has another checksum from byte {number * PART_BYTES} on"
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
+    except (KeyError, TypeError):
+        return "it has no readable checksums"
+    return None
+
+
+def damaged(cache: Path) -> dict[Path, str]:
+    """What is wrong with each damaged entry of a cache; every entry is read whole."""
+    entries = [file.parent for file in sorted(cache.glob(f"*/{ROWS_FILE}"))]
+    found = {e: damage(e, whole=True) for e in entries if e.suffix != ".partial"}
+    return {entry: reason for entry, reason in found.items() if reason is not None}
+
+
+def _count(size: int) -> int:
+    return -(-size // PART_BYTES)
+
+
+def _parts(file: Path, numbers: Iterable[int]) -> Iterator[bytes]:
+    with file.open("rb") as stream:
+        for number in numbers:
+            stream.seek(number * PART_BYTES)
+            yield stream.read(PART_BYTES)
+
+
+def _sync(path: Path) -> None:
+    """Wait until the disk has a file, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -6,7 +6,6 @@ alone and every token rewritten in place, so that memory holds a block and the v
 may be more than it could hold.
 """
 
-import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -15,23 +14,20 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from paceline.datasets.markov_text import RECIPE_VERSION, SYMBOLS, MarkovText
 from paceline.datasets.reading import cache
 from paceline.datasets.reading.cache import DataError, explained
 from paceline.datasets.reading.files import opened, ordered, states
+from paceline.datasets.reading.parts import by_part
+from paceline.datasets.reading.vocabulary import Tokens, number
 
-Tokens = NDArray[np.int32]
-Counts = NDArray[np.int64]
 Level = Literal["auto", "word", "character"]
 
-ENCODING_VERSION = 1  # raise it when the same text gives other tokens
+ENCODING_VERSION = 2  # raise it when the same text gives other tokens
 BLOCK_BYTES = 1 << 20
-CHUNK = 1 << 22  # tokens
-END_OF_LINE, UNKNOWN = "<eos>", "<unk>"
-TEXT_FILES = re.compile(r".+\.(txt|tokens|raw)(\.gz)?")
-SPLIT_FILES = re.compile(r"(?:.*[._-])?(train|valid|test)\.(txt|tokens|raw)(\.gz)?")
+END_OF_LINE = "<eos>"
+TEXT_FILES = re.compile(r"[^.].*\.(txt|tokens|raw)(\.gz)?")
 ADVICE = "name a text file, or a folder of *.txt, *.tokens or *.raw (or .gz of these), with --data"
 
 
@@ -183,8 +179,8 @@ class TextFiles(Corpus):
 def find_files(path: Path) -> tuple[list[Path], list[Path]]:
     """The files to train on and those to validate on, none where a part of the former is for that.
 
-    A folder with a file for a split, `train.txt` or `ptb.valid.txt.gz` say, has one for training and
-    one for validation; its test file is not read. In any other folder every text file is a shard.
+    In a folder whose files are named after splits, each is used as what its name says; test files are
+    not read. In any other folder every text file is a shard.
 
     Raises:
         DataError: there is no text, or a split is missing or there twice.
@@ -196,31 +192,21 @@ def find_files(path: Path) -> tuple[list[Path], list[Path]]:
         files = [file for file in path.iterdir() if TEXT_FILES.fullmatch(file.name)]
     if not files:
         raise DataError(f"{path} has no text files; {ADVICE}")
-    splits: dict[str, list[Path]] = {"train": [], "valid": [], "test": []}
-    for file in ordered(files):
-        if matched := SPLIT_FILES.fullmatch(file.name):
-            splits[matched[1]].append(file)
-    if not any(splits.values()):
-        return ordered(files), []
-    for split in ("train", "valid"):
-        _check_split(path, split, splits[split], files)
-    return splits["train"], splits["valid"]
-
-
-def _check_split(folder: Path, split: str, found: list[Path], files: list[Path]) -> None:
-    if not found:
-        beside = ", ".join(sorted(file.name for file in files)[:3])
-        raise DataError(
-            f"{folder} has {beside}, but no file {split}.txt or *.{split}.txt (or .gz of these);"
-            " add it, or name another folder with --data"
-        )
-    if len(found) > 1:
-        names = " and ".join(file.name for file in found[:2])
-        raise DataError(f"{folder} has two files of split {split}, {names}; leave one of them")
+    parts = by_part(files)
+    if parts.others == ordered(files):
+        return parts.others, []
+    for split, found in (("train", parts.train), ("valid", parts.validation)):
+        if not found:
+            beside = ", ".join(sorted(file.name for file in files)[:3])
+            raise DataError(
+                f"{path} has {beside}, but no file {split}.txt or *.{split}.txt (or .gz of these);"
+                " add it, or name another folder with --data"
+            )
+    return parts.train, parts.validation
 
 
 def _texts(file: Path) -> Iterator[str]:
-    """Whole lines, about `BLOCK_BYTES` at a time."""
+    """Whole lines, about `BLOCK_BYTES` at a time, without the byte-order mark that a file begins with."""
     lines = place = 0
     with opened(file) as stream:
         while block := stream.read(BLOCK_BYTES) + stream.readline():
@@ -232,9 +218,11 @@ def _texts(file: Path) -> Iterator[str]:
                     f"{file}, line {line}, byte {place + error.start}: 0x{block[error.start]:02x}"
                     " is not UTF-8; convert the file, with iconv say"
                 ) from error
+            text = text.removeprefix("\ufeff") if not place else text
             lines += block.count(b"\n")
             place += len(block)
-            yield text
+            if text:
+                yield text
 
 
 class Prepared(NamedTuple):
@@ -269,62 +257,10 @@ def prepare(corpus: Corpus, max_vocabulary: int | None, cache_dir: Path) -> Prep
         blocks = (block[:, None] for block in corpus.blocks())
         total = cache.write_rows(file, blocks, columns=1)
         tokens = np.load(file, mmap_mode="r+")[:, 0]
-        facts = _number(tokens, corpus.train_tokens(total), corpus.names(), max_vocabulary)
+        facts = number(tokens, corpus.train_tokens(total), corpus.names(), max_vocabulary)
         tokens.flush()
         cache.write_json(partial / cache.ABOUT_FILE, facts)
         return key
 
     entry = cache.find_or_build(cache_dir, f"corpus-{key}", find, build)
     return Prepared(entry, cache.read_json(entry / cache.ABOUT_FILE) or {})
-
-
-def _number(
-    tokens: Tokens, train_tokens: int, names: Sequence[str], max_vocabulary: int | None
-) -> dict[str, Any]:
-    """Rewrites provisional numbers as places in the vocabulary; returns what is known of them."""
-    train = _counts(tokens[:train_tokens], len(names))
-    validation = _counts(tokens[train_tokens:], len(names))
-    vocabulary, places = _vocabulary(names, train, validation, max_vocabulary)
-    content = hashlib.blake2b("\0".join(vocabulary).encode(), digest_size=32)
-    for start in range(0, len(tokens), CHUNK):
-        chunk = places[tokens[start : start + CHUNK]]
-        content.update(chunk.tobytes())
-        tokens[start : start + CHUNK] = chunk
-    kept = [np.bincount(places, count, len(vocabulary)) for count in (train, validation)]
-    # Half a token for one that was never seen, so that its loss is finite.
-    frequencies = np.maximum(kept[0], 0.5)
-    surprise = -np.log(frequencies / frequencies.sum())
-    return {
-        "vocabulary": vocabulary,
-        "train_tokens": train_tokens,
-        "validation_tokens": len(tokens) - train_tokens,
-        "content": content.hexdigest(),
-        "constant_log_loss": float(kept[1] @ surprise / max(1, kept[1].sum())),
-    }
-
-
-def _counts(tokens: Tokens, size: int) -> Counts:
-    counts = np.zeros(size, np.int64)
-    for start in range(0, len(tokens), CHUNK):
-        counts += np.bincount(tokens[start : start + CHUNK], minlength=size)
-    return counts
-
-
-def _vocabulary(
-    names: Sequence[str], train: Counts, validation: Counts, limit: int | None
-) -> tuple[list[str], Tokens]:
-    """The tokens of the training part, the most frequent first, and the place of every name.
-
-    `<unk>` comes before them all where the text itself has it or a token needs it, which gets its
-    place then.
-    """
-    seen = np.flatnonzero(train).tolist()
-    kept = sorted(seen, key=lambda i: (names[i] != UNKNOWN, -train[i], names[i]))
-    has_unknown = bool(kept) and names[kept[0]] == UNKNOWN
-    cut = limit is not None and len(kept) > limit
-    add_unknown = not has_unknown and (cut or bool(validation[train == 0].any()))
-    if limit is not None:
-        kept = kept[: limit - add_unknown]
-    places = np.zeros(len(names), np.int32)
-    places[kept] = np.arange(len(kept)) + add_unknown
-    return [UNKNOWN] * add_unknown + [names[i] for i in kept], places

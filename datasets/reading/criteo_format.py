@@ -9,10 +9,12 @@ well formed; `find_faults` then says what is not.
 
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from paceline.datasets.reading.click_source import Fault, shown
 
 INTEGERS = 13
 CATEGORIES = 26
@@ -55,13 +57,6 @@ class ClickRows(NamedTuple):
         return ClickRows._make(array[:rows] for array in self)
 
 
-class Fault(NamedTuple):
-    """What is wrong with one line."""
-
-    line: int  # 0-based within the text searched
-    reason: str
-
-
 def parse(text: bytes) -> ClickRows:
     """Parse whole lines, each ended by a newline.
 
@@ -92,27 +87,48 @@ def find_faults(lines: list[bytes]) -> Iterator[Fault]:
 
 
 def encode(rows: ClickRows, hash_size: int) -> NDArray[np.int32]:
-    """Turn rows into model input, int32 [n, 40]: label, float bits of 13 integers, 26 buckets.
+    """Turn rows into model input, int32 [n, 40]: label, float bits of 13 integers, 26 buckets."""
+    numbers = np.where(rows.integers_missing, np.nan, rows.integers)
+    missing = rows.categories_missing
+    return encode_columns(rows.label, numbers, rows.categories, missing, hash_size)
 
-    An integer x becomes sign(x) log(1 + |x|) as float32, NaN where missing. A categorical value
+
+def encode_columns(
+    label: NDArray[Any],
+    numbers: NDArray[np.float64],
+    categories: NDArray[np.uint32],
+    missing: NDArray[np.bool_],
+    hash_size: int,
+) -> NDArray[np.int32]:
+    """Turn columns into model input, int32 [n, 1 + I + C]: label, float bits of numbers, buckets.
+
+    A number x becomes sign(x) log(1 + |x|) as float32, NaN where missing. A categorical value
     becomes a bucket in 1..hash_size-1, hashed together with its field; 0 where missing.
+
+    Args:
+        label: [n], 0 or 1.
+        numbers: [n, I], NaN where missing.
+        categories: [n, C].
+        missing: [n, C], whether a category is.
+        hash_size: buckets of a categorical field.
     """
-    encoded = np.empty((len(rows.label), COLUMNS), np.int32)
-    encoded[:, 0] = rows.label
-    dense = encoded[:, 1 : 1 + INTEGERS].view(np.float32)
-    dense[:] = np.copysign(np.log1p(np.abs(rows.integers)), rows.integers)
-    np.copyto(dense, np.nan, where=rows.integers_missing)
-    buckets = 1 + mix(rows.categories) % np.uint32(hash_size - 1)
-    np.multiply(buckets, ~rows.categories_missing, out=encoded[:, 1 + INTEGERS :], casting="unsafe")
+    first = 1 + numbers.shape[1]
+    encoded = np.empty((len(label), first + categories.shape[1]), np.int32)
+    encoded[:, 0] = label
+    dense = encoded[:, 1:first].view(np.float32)
+    dense[:] = np.copysign(np.log1p(np.abs(numbers)), numbers)
+    buckets = 1 + mix(categories) % np.uint32(hash_size - 1)
+    np.multiply(buckets, ~missing, out=encoded[:, first:], casting="unsafe")
     return encoded
 
 
 def mix(values: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """Scatter [n, 26] values over 32 bits, differently in each column; one to one in a column.
+    """Scatter [n, fields] values over 32 bits, differently in each column; one to one in a column.
 
     The two-round multiply-and-shift finaliser is MurmurHash3's (Appleby, 2011).
     """
-    mixed = values ^ (np.arange(1, CATEGORIES + 1, dtype=np.uint32) * np.uint32(0x9E3779B9))
+    fields = np.arange(1, values.shape[1] + 1, dtype=np.uint32)
+    mixed = values ^ (fields * np.uint32(0x9E3779B9))
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         mixed ^= mixed >> np.uint32(shift)
         mixed *= np.uint32(factor)
@@ -138,15 +154,12 @@ def to_text(rows: ClickRows) -> bytes:
 def _reason(line: bytes) -> str:
     fields = line.split(b"\t")
     if len(fields) != COLUMNS:
-        return f"{_shown(line)} has {len(fields)} tab-separated fields, not {COLUMNS}"
+        hint = " (a row without its label?)" if len(fields) == COLUMNS - 1 else ""
+        if len(fields) == 1 and line.count(b",") > 1:
+            hint = " (columns with commas and a header are read by click_table:ClickTable)"
+        return f"{shown(line)} has {len(fields)} tab-separated fields, not {COLUMNS}{hint}"
     return next(
-        f"field {name}: {_shown(field)} is not {expected}"
+        f"field {name}: {shown(field)} is not {expected}"
         for name, field, (pattern, expected) in zip(FIELD_NAMES, fields, _FIELD_RULES, strict=True)
         if not pattern.fullmatch(field)
     )
-
-
-def _shown(value: bytes, limit: int = 40) -> str:
-    """A value as an error message quotes it: one line, printable, not long."""
-    shown = ascii(value[:limit])[1:]  # without the b of bytes
-    return shown + "..." * (len(value) > limit)

@@ -1,33 +1,28 @@
-"""Reads photographs from a folder of class folders, ImageNet's layout, as they are asked for.
+"""Finds photographs in a folder of class folders, ImageNet's layout; opens none but to check them.
 
-    train/CLASS/*.jpg     val/CLASS/*.jpg
+    train/CLASS/*.jpg     val/CLASS/*.jpg     test/CLASS/*.jpg
 
-A class is the folder's name; they are numbered in alphabetical order.
+A class is the folder's name, and they are numbered in alphabetical order. Photographs may lie deeper
+within it. Hidden folders are none, and folders without a photograph are no classes.
 """
 
 import hashlib
-import math
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 
 from paceline.datasets.reading.cache import DataError, explained
-from paceline.datasets.reading.image_set import Bytes
+from paceline.datasets.reading.photograph import common_size, size_of
 
-Box = tuple[float, float, float, float]
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
-# Of ImageNet's training images, of 0 to 255, and the custom for any photographs since.
-MEAN = np.array([123.675, 116.28, 103.53], np.float32)
-DEVIATION = np.array([58.395, 57.12, 57.375], np.float32)
-CENTRE = 0.875  # the part of the shorter side that is validated on
-ADVICE = "remove it or put a whole image in its place"
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+VALIDATION = ("val", "valid", "validation")
+VERSION = 2  # raise it when other images are found in the same folder, or decoded otherwise
+SIZED = 256  # images whose sizes are looked at
+ADVICE = "give a folder with train/CLASS/ and val/CLASS/"
 
 
 class ImageFiles(NamedTuple):
@@ -36,53 +31,137 @@ class ImageFiles(NamedTuple):
     files: list[Path]
     labels: list[int]
 
+    def rows(self, chosen: np.ndarray) -> "ImageFiles":
+        return ImageFiles([self.files[i] for i in chosen], [self.labels[i] for i in chosen])
+
 
 class ImageFolder(NamedTuple):
-    """A folder's images, not yet read. `content` stands for them: names, sizes, times of change."""
+    """A folder's images, not yet read. `content` stands for them: names, sizes, times of change.
+
+    `left_out` are folders within it without an image.
+    """
 
     name: str
     train: ImageFiles
     validation: ImageFiles
+    test: ImageFiles | None
     classes: int
     content: str
+    left_out: list[Path]
+
+    def size(self) -> tuple[int, bool]:
+        """The side that the images have in common, in pixels, and whether all are that square.
+
+        Some of the training images are looked at, evenly chosen.
+
+        Raises:
+            DataError: one of them is no image.
+        """
+        files = self.train.files
+        chosen = np.unique(np.linspace(0, len(files) - 1, SIZED).astype(int))
+        return common_size([size_of(files[i]) for i in chosen])
 
 
 def is_image_folder(path: Path) -> bool:
     return (path / "train").is_dir()
 
 
-def list_images(path: Path) -> ImageFolder:
-    """Lists the images under `path`/train and `path`/val; opens none.
+def list_images(path: Path, validation_fraction: float) -> ImageFolder:
+    """Lists the images under `path`/train, `path`/val and `path`/test; opens none.
+
+    Where there is no folder to validate on, a part of each class's training images is for that, drawn
+    at random, always the same.
 
     Raises:
         DataError: a folder is missing or empty, or there is a class to validate on and not to train on.
     """
-    with explained(f"cannot read {path}", "give a folder with train/CLASS/ and val/CLASS/"):
-        classes = sorted(entry.name for entry in (path / "train").iterdir() if entry.is_dir())
-        train = _files(path / "train", classes)
-        validation = _files(path / "val", classes)
-        content = hashlib.sha256()
-        for file in (*train.files, *validation.files):
-            state = file.stat()
-            line = f"{file.relative_to(path)}\0{state.st_size}\0{state.st_mtime_ns}\n"
-            content.update(line.encode(errors="surrogateescape"))
+    left_out: list[Path] = []
+    with explained(f"cannot read {path}", ADVICE):
+        train = _classes(path / "train", left_out)
+        names = list(train)
+        trained = _files(path / "train", train, names)
+        found = [path / name for name in VALIDATION if (path / name).is_dir()]
+        if len(found) > 1:
+            raise DataError(f"{found[0]} and {found[1]} are both there; leave one to validate on")
+        if found:
+            validated = _files(found[0], _classes(found[0], left_out), names)
+        else:
+            trained, validated = _cut(path, trained, validation_fraction)
+        tested = None
+        if (path / "test").is_dir() and (classes := _classes(path / "test", left_out)):
+            tested = _files(path / "test", classes, names)
+        content = hashlib.sha256(str(VERSION).encode())
+        for part in (trained, validated, tested or ImageFiles([], [])):
+            content.update(f"{len(part.files)}\n".encode())
+            for file in part.files:
+                state = file.stat()
+                line = f"{file.relative_to(path)}\0{state.st_size}\0{state.st_mtime_ns}\n"
+                content.update(line.encode(errors="surrogateescape"))
     name = path.resolve().name
-    return ImageFolder(name, train, validation, len(classes), content.hexdigest())
+    digest = content.hexdigest()
+    return ImageFolder(name, trained, validated, tested, len(names), digest, left_out)
 
 
-def _files(part: Path, classes: list[str]) -> ImageFiles:
-    files, labels = [], []
+def _classes(part: Path, left_out: list[Path]) -> dict[str, list[Path]]:
+    """The images of each class, in alphabetical order; folders without one join `left_out`."""
+    classes = {}
     for folder in sorted(entry for entry in part.iterdir() if entry.is_dir()):
-        if folder.name not in classes:
-            raise DataError(f"{folder} is a class with no folder in train; add or remove it")
-        found = sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES)
-        files += found
-        labels += [classes.index(folder.name)] * len(found)
-    if not files:
+        if _hidden(folder.name):
+            continue
+        files = sorted(_images(folder, frozenset({folder.resolve()})))
+        if files:
+            classes[folder.name] = files
+        else:
+            left_out.append(folder)
+    return classes
+
+
+def _images(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            place = Path(entry.path)
+            if _hidden(entry.name):
+                continue
+            if not entry.is_dir():
+                if place.suffix.lower() in SUFFIXES:
+                    yield place
+            elif (real := place.resolve()) not in above:  # a link to a folder above has no end
+                yield from _images(place, above | {real})
+
+
+def _hidden(name: str) -> bool:
+    return name[0] == "." or name == "__MACOSX"
+
+
+def _files(part: Path, classes: dict[str, list[Path]], names: list[str]) -> ImageFiles:
+    for name in classes:
+        if name not in names:
+            raise DataError(f"{part / name} is a class with no folder in train; add or remove it")
+    if not classes:
         raise DataError(
             f"{part} has no class folders with images; put each class in one of its own"
         )
+    number = {name: label for label, name in enumerate(names)}
+    files = [file for found in classes.values() for file in found]
+    labels = [number[name] for name, found in classes.items() for _ in found]
     return ImageFiles(files, labels)
+
+
+def _cut(path: Path, train: ImageFiles, fraction: float) -> tuple[ImageFiles, ImageFiles]:
+    """Training images and, of each class, a fraction to validate on."""
+    generator = np.random.default_rng(0)
+    labels = np.array(train.labels)
+    validates = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        rows = generator.permutation(np.flatnonzero(labels == label))
+        count = max(1, round(fraction * len(rows)))
+        validates[rows[: min(count, len(rows) - 1)]] = True
+    if not validates.any():
+        raise DataError(
+            f"{path} has no val/CLASS/, and one image of each class in train is too few to validate"
+            " on one; add that folder, or more images"
+        )
+    return train.rows(np.flatnonzero(~validates)), train.rows(np.flatnonzero(validates))
 
 
 def check_headers(folder: ImageFolder) -> None:
@@ -91,66 +170,7 @@ def check_headers(folder: ImageFolder) -> None:
     Raises:
         DataError: names the first file that is not an image.
     """
+    parts = [part for part in (folder.train, folder.validation, folder.test) if part]
     with ThreadPoolExecutor() as pool:
-        for _ in pool.map(_check_header, (*folder.train.files, *folder.validation.files)):
+        for _ in pool.map(size_of, (file for part in parts for file in part.files)):
             pass
-
-
-def _check_header(file: Path) -> None:
-    with _whole(file), Image.open(file):
-        pass
-
-
-@contextmanager
-def _whole(file: Path) -> Iterator[None]:
-    """Turns whatever Pillow makes of a broken file into a `DataError`."""
-    try:
-        yield
-    except UnidentifiedImageError as error:
-        raise DataError(
-            f"{file} is not an image of a format that Pillow reads; {ADVICE}"
-        ) from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{file} cannot be read as an image: {reason}; {ADVICE}") from error
-
-
-def decode(file: Path, size: int, place: Tensor | None = None) -> Bytes:
-    """An image cropped to a square of `size` pixels, uint8 [3, size, size], red, green and blue.
-
-    Args:
-        file: of the image.
-        size: in pixels, whatever part of the image is cropped.
-        place: five numbers of [0, 1) that choose the part and whether it is mirrored, as
-            `random_box` does; None is the centre.
-
-    Raises:
-        DataError: the file is not a whole image.
-    """
-    with _whole(file), Image.open(file) as image:
-        colours = image.convert("RGB")
-    box = centre_box(*colours.size) if place is None else random_box(*colours.size, place)
-    pixels = np.asarray(colours.resize((size, size), Image.Resampling.BILINEAR, box))
-    if place is not None and place[4] < 0.5:
-        pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
-
-
-def centre_box(width: int, height: int) -> Box:
-    """The square in the middle, 7/8 of the shorter side: left, upper, right, lower."""
-    side = CENTRE * min(width, height)
-    left, upper = (width - side) / 2, (height - side) / 2
-    return left, upper, left + side, upper + side
-
-
-def random_box(width: int, height: int, place: Tensor) -> Box:
-    """A part of 8 to 100 % of the area and a shape from 3:4 to 4:3 (Szegedy et al. 2015, section 6).
-
-    Where it would reach beyond the image it is cut to it. `place` [>= 4] chooses area, shape, left and
-    upper edge, each of [0, 1).
-    """
-    area = width * height * (0.08 + 0.92 * float(place[0]))
-    shape = math.exp(math.log(4 / 3) * (2 * float(place[1]) - 1))
-    across, down = min(width, math.sqrt(area * shape)), min(height, math.sqrt(area / shape))
-    left, upper = (width - across) * float(place[2]), (height - down) * float(place[3])
-    return left, upper, left + across, upper + down

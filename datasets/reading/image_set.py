@@ -73,7 +73,7 @@ def image_set(name: str, train: LabelledImages, validation: LabelledImages) -> I
         DataError: a part is empty, the images are not square, or those of the parts differ in shape.
     """
     for part in (train, validation):
-        if not len(part.images):
+        if not part.images.size:
             raise DataError(f"{name} has no images to train or none to validate on; give more")
     shape, other = train.images.shape[1:], validation.images.shape[1:]
     if shape != other:

@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 from scipy.optimize import curve_fit
 
-FEWEST = 3  # numbers of workers that a law is fitted to
-
 
 def amdahl(workers: Any, serial: float) -> Any:
     """Speedup where the part `serial` of the work is not shared, by Amdahl (1967)."""
@@ -24,6 +22,15 @@ def universal(workers: Any, contention: float, coherency: float) -> Any:
     return workers / (1 + contention * (workers - 1) + coherency * workers * (workers - 1))
 
 
+Law = Callable[..., Any]
+
+# By what happens to the work as workers are added. Amdahl's is of a fixed amount of it.
+LAWS: dict[str, dict[str, Law]] = {
+    "strong": {"Amdahl": amdahl, "Universal Scalability Law": universal},
+    "weak": {"Universal Scalability Law": universal},
+}
+
+
 @dataclass(frozen=True)
 class Fit:
     """A law fitted to points.
@@ -31,16 +38,25 @@ class Fit:
     Attributes:
         parameters: in the order of the law's arguments.
         deviation: the largest relative distance of a point from the law.
-        determined: whether there are more points than parameters, so that the law could be wrong.
     """
 
     parameters: tuple[float, ...]
     deviation: float
-    determined: bool
 
 
-def fit(law: Callable[..., Any], workers: Sequence[float], speedups: Sequence[float]) -> Fit | None:
+def fewest(law: Law) -> int:
+    """Of how many numbers of workers, 1 among them, a law can be fitted and be wrong.
+
+    All laws meet the point of one worker, and each parameter can meet another.
+    """
+    return law.__code__.co_argcount + 1
+
+
+def fit(law: Law, workers: Sequence[float], speedups: Sequence[float]) -> Fit | None:
     """The parameters from 0 to 1 with which a law is nearest to the points in relative terms.
+
+    The sum of squares of (law - speedup) / speedup is least: the error of a measured speedup grows with
+    it.
 
     Args:
         law: `amdahl` or `universal`.
@@ -48,12 +64,12 @@ def fit(law: Callable[..., Any], workers: Sequence[float], speedups: Sequence[fl
         speedups: relative to one worker, which all laws give a speedup of 1.
 
     Returns:
-        None where there are fewer than `FEWEST` numbers of workers.
+        None where there are not more numbers of workers beyond 1 than parameters.
     """
-    n, s = np.asarray(workers, dtype=float), np.asarray(speedups, dtype=float)
-    if len(set(workers)) < FEWEST:
+    if len({*workers, 1}) < fewest(law):
         return None
-    number = law.__code__.co_argcount - 1
-    found, _ = curve_fit(law, n, s, p0=[0.1] * number, sigma=s, bounds=(0, 1))
+    n, s = np.asarray(workers, dtype=float), np.asarray(speedups, dtype=float)
+    start = [0.1] * (law.__code__.co_argcount - 1)
+    found, _ = curve_fit(law, n, s, p0=start, sigma=s, bounds=(0, 1))
     deviation = float(np.abs(law(n, *found) / s - 1).max())
-    return Fit(tuple(map(float, found)), deviation, len(set(workers) - {1}) > number)
+    return Fit(tuple(map(float, found)), deviation)

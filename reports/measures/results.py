@@ -153,13 +153,25 @@ def load(
     Raises:
         NoResults: it was never run.
     """
-    parents = search(client, name, paceline__kind="benchmark")
-    if not parents:
+    found = parents(client, name)
+    if not found:
         raise NoResults(f"no run of benchmark {name!r} in this store; `run {name}` makes one")
-    # A benchmark continued later keeps its run: the newest is the one that was worked on last.
-    parent = max(parents, key=lambda run: run.info.end_time or run.info.start_time)
+    return load_run(client, found[0], link, with_predictions)
+
+
+def parents(client: MlflowClient, name: str) -> list[mlflow.entities.Run]:
+    """The runs of a benchmark, one a configuration that it has had, the last worked on first."""
+    found = search(client, name, paceline__kind="benchmark")
+    # A benchmark continued later keeps its run.
+    return sorted(found, key=lambda run: run.info.end_time or run.info.start_time, reverse=True)
+
+
+def load_run(
+    client: MlflowClient, parent: mlflow.entities.Run, link: str, with_predictions: bool
+) -> Results:
+    """One of the `parents`, as `load` reads the first."""
     benchmark = read_json(client, parent.info.run_id, BENCHMARK_FILE)
-    runs = trial_runs(client, name)
+    runs = trial_runs(client, benchmark["name"])
     rows, curves, records = [], [], {}
     for planned in benchmark["trials"]:
         run = runs.get(planned["id"])

@@ -3,20 +3,11 @@
 from itertools import product
 from statistics import fmean
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from paceline.reports.measures.groups import (
-    called,
-    configurations,
-    counted,
-    finished,
-)
+from paceline.reports.measures.groups import called, configurations, counted, finished
 from paceline.reports.measures.results import Results
-from paceline.reports.measures.statistics import churn
-
-Served = dict[int, NDArray[np.float32]]  # predictions by seed
+from paceline.reports.measures.statistics import Served, churn
 
 
 def served(results: Results, trials: pd.DataFrame, server: str = "model") -> Served:

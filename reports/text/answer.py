@@ -5,16 +5,6 @@ from typing import Any
 
 import pandas as pd
 
-from paceline.reports.measures.comparison import (
-    MOST_SEEDS,
-    Comparison,
-    Configuration,
-    Difference,
-    Ranking,
-    compare_losses,
-    rank,
-    seeds_needed,
-)
 from paceline.reports.measures.groups import (
     MEASURED,
     always_reached,
@@ -30,6 +20,16 @@ from paceline.reports.measures.groups import (
     target,
     timed,
     timings,
+)
+from paceline.reports.measures.ranking import (
+    MOST_SEEDS,
+    Comparison,
+    Configuration,
+    Difference,
+    Ranking,
+    compare_losses,
+    rank,
+    seeds_needed,
 )
 from paceline.reports.measures.results import Results
 

@@ -2,14 +2,12 @@
 
 import itertools
 import math
-from collections.abc import Callable
 from statistics import fmean
 from typing import Any
 
 import pandas as pd
 
-from paceline.reports.measures.claims import judge, read_claims
-from paceline.reports.measures.comparison import compare
+from paceline.reports.measures.claims import read_claims
 from paceline.reports.measures.efficiency import hardware
 from paceline.reports.measures.groups import (
     MEASURED,
@@ -25,15 +23,16 @@ from paceline.reports.measures.groups import (
     timed,
     timings,
 )
-from paceline.reports.measures.laws import FEWEST, amdahl, fit, universal
+from paceline.reports.measures.laws import LAWS, Law, fewest, fit, universal
+from paceline.reports.measures.ranking import compare
 from paceline.reports.measures.results import Results
 from paceline.reports.measures.retrains import reproducibility, served
-from paceline.reports.measures.statistics import churn, disagreement
+from paceline.reports.measures.statistics import churn, differing, disagreement
+from paceline.reports.measures.verdicts import BAND, judge
 from paceline.reports.text import tuning
 from paceline.reports.text.answer import NONE
 
 Table = dict[str, Any]
-LAWS = (amdahl, universal)
 NEGLIGIBLE = 1e-4  # a parameter of a law
 
 
@@ -76,18 +75,19 @@ def ratios(results: Results) -> Table:
         groups = {
             (algorithm, workers): own for algorithm, workers, own in configurations(ended(results))
         }
-        base, name = groups[key], called(results, *key)
-        for (algorithm, workers), own in groups.items():
-            if (algorithm, workers) != key and own["status"].eq("FINISHED").any():
-                cells = [_ratio(own, base, column) for column in shown]
-                rows.append([called(results, algorithm, workers), *cells])
+        base, name = groups.pop(key), called(results, *key)
+        others = {k: own for k, own in groups.items() if own["status"].eq("FINISHED").any()}
+        columns = [_ratios([*others.values()], base, column) for column in shown]
+        cells = zip(*columns, strict=True)
+        rows = [[called(results, *k), *own] for k, own in zip(others, cells, strict=True)]
     return {
         "title": "Relative to the reference",
-        "note": f"Each figure over that of {name}: geometric mean over seeds with its 95 % interval,"
-        " paired where both have the same seeds; not corrected for many comparisons. Below 1 is less. A"
-        " difference counts (bold) where the interval leaves out 1 and the two are at least one"
-        " evaluation interval apart; one seed has no interval. Modelled: what the slowest rank computes"
-        " and then, over the link, what it sends; it means something also where ranks outnumber cores."
+        "note": f"Each figure over that of {name}: geometric mean over seeds and its 95 % interval,"
+        " Student's t on logs, paired by seed. Below 1 is less. Each interval is of one comparison"
+        " alone. A difference counts (bold) where the ratio differs from 1 after Holm's correction for"
+        f" the {len(rows)} comparisons of its column, and the two are at least one evaluation interval"
+        " apart. One seed has no interval. Modelled: what the slowest rank computes and then, over the"
+        " link, what it sends; it means something also where ranks outnumber cores."
         if rows
         else "",
         "widths": [2.4, *([2.0] * len(shown))],
@@ -96,16 +96,33 @@ def ratios(results: Results) -> Table:
     }
 
 
-def _ratio(own: pd.DataFrame, base: pd.DataFrame, column: str) -> dict[str, Any]:
+def _ratios(others: list[pd.DataFrame], base: pd.DataFrame, column: str) -> list[Table]:
+    """The cells of a column, strong where a difference counts."""
+    missing = [_no_ratio(own, base, column) for own in others]
+    found = [
+        None if why else compare(own, base, column)
+        for own, why in zip(others, missing, strict=True)
+    ]
+    tested = [each for each in found if each is not None]
+    counts = iter(differing([each.found.p for each in tested]))
+    return [
+        {
+            "text": why or str(each or NONE),
+            "strong": each is not None and next(counts) and each.resolved,
+        }
+        for each, why in zip(found, missing, strict=True)
+    ]
+
+
+def _no_ratio(own: pd.DataFrame, base: pd.DataFrame, column: str) -> str | None:
+    """Why a figure of a configuration cannot be compared with the reference."""
     for rows, who in ((own, ""), (base, "reference: ")):
         reached = int(rows["target_reached"].eq(True).sum())
         if reached < len(rows):
-            text = f"reached by {reached} of {len(rows)}" if reached else "not reached"
-            return {"text": who + text, "strong": False}
+            return who + (f"reached by {reached} of {len(rows)}" if reached else "not reached")
         if column == MEASURED.seconds and any_oversubscribed(rows):
-            return {"text": f"{who}more ranks than cores", "strong": False}
-    found = compare(own, base, column)
-    return {"text": str(found or NONE), "strong": found is not None and found.differs}
+            return f"{who}more ranks than cores"
+    return None
 
 
 def scaling(results: Results, times: Timing = MEASURED) -> Table:
@@ -113,6 +130,7 @@ def scaling(results: Results, times: Timing = MEASURED) -> Table:
     trials = timed(finished(results), times)
     counts = sorted(int(n) for n in trials["workers"].unique())
     base = trials[trials["algorithm"] == "baseline"]
+    kind = results.benchmark["benchmark"]["scale"]["scaling"]
     rows = []
     for label in trials["algorithm"].unique():
         own = trials[trials["algorithm"] == label]
@@ -125,13 +143,13 @@ def scaling(results: Results, times: Timing = MEASURED) -> Table:
         cells = [
             _efficiency(own[own["workers"] == n], alone, trials, times) for n in counts if n > 1
         ]
-        laws = [_law(law, own["workers"].tolist(), speedups.tolist()) for law in LAWS]
+        points = own["workers"].tolist(), speedups.tolist()
+        laws = [_law(law, *points) for law in LAWS[kind].values()]
         rows.append([names(results)[label], *cells, *laws])
     name = ""
     if rows:
         first = reference(trials).iloc[0]
         name = called(results, first["algorithm"], int(first["workers"]))
-    kind = results.benchmark["benchmark"]["scale"]["scaling"]
     what = "a batch of its own" if kind == "weak" else "a part of one batch"
     more = [f"efficiency on {n}" for n in counts if n > 1]
     return {
@@ -140,12 +158,12 @@ def scaling(results: Results, times: Timing = MEASURED) -> Table:
         f" ({times.how}) of a worker over those of a worker of {name}, as in the figure; in brackets"
         " scaling efficiency: over those of the same algorithm on one worker, or of the baseline where it"
         " has none. Laws are fitted to all seeds and to speedups over that one worker, in relative terms,"
-        " with parameters of at least 0; in brackets the largest deviation of a point. Amdahl: the share"
-        " of the work that is not shared out. Universal Scalability Law: contention, coherency and, where"
-        " that follows, the number of workers beyond which more are slower. =: as many parameters as"
-        " numbers of workers beyond one, so that it could hardly have missed.",
-        "widths": [2.4, *([1.2] * len(more)), 2.2, 3.6],
-        "header": ["algorithm", *more, "Amdahl", "Universal Scalability Law"],
+        " with parameters of at least 0, where there are more numbers of workers beyond one than"
+        " parameters; in brackets the largest deviation of a point. Amdahl, of strong scaling alone: the"
+        " share of the work that is not shared out. Universal Scalability Law: contention, coherency and,"
+        " where that follows, the number of workers beyond which more are slower.",
+        "widths": [2.4, *([1.2] * len(more)), *([3.0] * len(LAWS[kind]))],
+        "header": ["algorithm", *more, *LAWS[kind]],
         "rows": rows,
     }
 
@@ -160,17 +178,17 @@ def _efficiency(own: pd.DataFrame, alone: pd.DataFrame, trials: pd.DataFrame, ti
     return f"{of_reference:.2f} ({itself})"
 
 
-def _law(law: Callable[..., Any], workers: list[float], speedups: list[float]) -> str:
+def _law(law: Law, workers: list[float], speedups: list[float]) -> str:
     if any(math.isnan(speedup) for speedup in speedups) or 1 not in workers:
         return "no single worker"
     found = fit(law, workers, speedups)
     if found is None:
-        return f"fewer than {FEWEST} points"
+        return f"fewer than {fewest(law)} numbers of workers"
     shown = ", ".join(f"{p:.3g}" if p > NEGLIGIBLE else "0" for p in found.parameters)
     if law is universal and found.parameters[1] > NEGLIGIBLE:
         contention, coherency = found.parameters
         shown += f"; most on {math.sqrt((1 - contention) / coherency):.1f}"
-    return f"{shown} ({found.deviation:.1%}{'' if found.determined else ', ='})"
+    return f"{shown} ({found.deviation:.1%})"
 
 
 def retrains(results: Results) -> Table:
@@ -222,7 +240,10 @@ def claims(results: Results) -> Table:
     verdicts = [judge(claim, results) for claim in read_claims()]
     rows = [
         [
-            {"text": verdict.outcome, "strong": verdict.outcome != "inconclusive"},
+            {
+                "text": verdict.outcome,
+                "strong": verdict.outcome in ("reproduced", "not reproduced"),
+            },
             f"{verdict.claim.statement} ({verdict.claim.source})",
             f"{verdict.claim.measure}, {verdict.claim.of} over {verdict.claim.against}",
             verdict.claim.bound,
@@ -233,9 +254,12 @@ def claims(results: Results) -> Table:
     ]
     return {
         "title": "Claims",
-        "note": "Reproduced: the 95 % interval of the ratio lies within the claim's bound; not"
-        " reproduced: it lies beyond, or the target was missed; inconclusive: neither, or one seed."
-        " On this workload, this scale and these settings.",
+        "note": "Reproduced: the 95 % interval of the ratio lies within the claim's bound, at the target"
+        f" and at targets {100 * BAND:g} % lower and higher; not reproduced: beyond it; inconclusive:"
+        " neither, or one seed. A trial that failed or missed the target needs more than it had spent."
+        " By construction: the ratio follows from how the algorithms are built, and checks the code."
+        f" Each verdict is on its own, not corrected for the {len(rows)} claims. On this workload, this"
+        " scale and these settings.",
         "widths": [1.2, 3.4, 2.2, 1.0, 1.6],
         "header": ["verdict", "claim", "tested by", "bound", "measured"],
         "rows": rows,

@@ -177,7 +177,6 @@ def test_the_shipped_benchmark_runs_from_text_to_report(text_folder: Path, tmp_p
         *("--scale.workers=[1]", "--workload.data.sequence_length=10"),
         *("--algorithms.sync_sgd.workers=[1]", "--algorithms.codistillation.workers=[2]"),
         *("--workload.budget.examples=64", "--workload.budget.evaluations=2"),
-        timeout_s=280,
     )
     assert done.returncode == 0, done.stderr + done.stdout
     assert "[6/6]" in done.stdout

@@ -82,7 +82,8 @@ def site() -> Iterator[Site]:
     site = Site(files={"set/a.bin": CONTENT, "set/b.gz": PACKED})
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, site)) as server:
         site.address = f"http://127.0.0.1:{server.server_port}"
-        threading.Thread(target=server.serve_forever).start()
+        # It looks for the end of a test 50 times a second, not twice.
+        threading.Thread(target=server.serve_forever, args=(0.02,)).start()
         yield site
         server.shutdown()
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import psutil
 import pytest
 
 from paceline.reports.measures.results import COLUMNS, PREDICTIONS_FILE, RERUN, search
-from tests.checkout import Checkout
+from tests.checkout import Checkout, output_of
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +151,7 @@ def halt_second_trial(process: "subprocess.Popen[str]") -> list[psutil.Process]:
         if len(ranks) == 2:
             ranks[1].suspend()
             return ranks
+        time.sleep(0.01)
 
 
 def test_ctrl_c_keeps_what_is_finished_and_the_same_command_ends_the_rest(checkout):
@@ -158,7 +160,7 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_ends_the_rest(checko
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.endswith("interrupted; the same command goes on where this one stopped\n")
+    assert err.endswith("interrupted; run the same command again to continue\n")
     assert not any(rank.is_running() for rank in ranks)
     assert len(checkout.trials("FINISHED")) == 1
     assert checkout.trials("KILLED") == ["sync_sgd, 2 workers, seed 0: interrupted by the user"]
@@ -190,7 +192,7 @@ def test_a_killed_rank_fails_its_trial_only(checkout):
     process = checkout.start(*checkout.run_command())
     ranks = halt_second_trial(process)
     ranks[1].kill()
-    out, err = process.communicate(timeout=120)
+    out, err = output_of(process)
     assert process.returncode == 1, err
     assert "failed trials: 1" in out
     assert len(checkout.trials("FINISHED")) == 1

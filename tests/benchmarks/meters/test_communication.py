@@ -8,7 +8,6 @@ from rich.console import Console
 
 from paceline.benchmarks.meters.communication import COSTS, HASH_SIZES, exponent, measure, trials
 from paceline.benchmarks.trials.display import TerminalDisplay
-from paceline.lightning_modules.backend.launch import start_fork_server
 
 
 def test_the_exponent_of_a_power_is_that_power() -> None:
@@ -20,7 +19,6 @@ def test_the_exponent_of_a_power_is_that_power() -> None:
 
 @pytest.mark.parametrize("label", COSTS)
 def test_two_workers_send_in_an_exchange_what_the_formula_says(label: str) -> None:
-    start_fork_server("paceline.benchmarks.trials.rank")
     (trial,) = (trial for trial in trials(HASH_SIZES[0], 2) if trial.label == label)
     found = measure(trial, TerminalDisplay(Console(file=StringIO())))
     assert (found["p"], found["n"]) == (38_817, 2)

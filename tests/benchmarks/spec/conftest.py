@@ -9,7 +9,7 @@ from tests.own_workload import TEXT
 
 
 @pytest.fixture
-def written(tmp_path: Path) -> Callable[..., str]:
+def model_file(tmp_path: Path) -> Callable[..., str]:
     """Writes the example, with some of its text replaced, and gives the name of its task."""
 
     def write(old: str = "", new: str = "", task: str = "MyTask") -> str:

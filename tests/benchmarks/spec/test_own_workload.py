@@ -18,19 +18,22 @@ def test_the_example_has_fewer_than_60_lines() -> None:
     assert len(TEXT.splitlines()) < 60
 
 
-def test_a_trial_is_another_when_the_file_changes(written) -> None:
+def test_a_trial_is_another_when_the_file_changes(model_file) -> None:
     def identities() -> set[str]:
-        return {trial.identity() for trial in load(written()).trials()}
+        return {trial.identity() for trial in load(model_file()).trials()}
 
     before = identities()
     assert identities() == before
-    after = {trial.identity() for trial in load(written("nn.ReLU()", "nn.Tanh()")).trials()}
+    after = {trial.identity() for trial in load(model_file("nn.ReLU()", "nn.Tanh()")).trials()}
     assert not before & after
 
 
-def test_every_field_can_be_overridden(written) -> None:
+def test_every_field_can_be_overridden(model_file) -> None:
     benchmark = load(
-        written(), "--scale.workers=[1,2]", "--workload.task.width=8", "--workload.target.loss=1.5"
+        model_file(),
+        "--scale.workers=[1,2]",
+        "--workload.task.width=8",
+        "--workload.target.loss=1.5",
     )
     assert benchmark.name == "my_model"
     assert benchmark.workload.task.arguments == {"width": 8, "lr": 0.5}
@@ -43,8 +46,8 @@ def test_every_field_can_be_overridden(written) -> None:
     ]
 
 
-def test_a_yaml_names_classes_of_a_file_too(written, tmp_path) -> None:
-    task = written()
+def test_a_yaml_names_classes_of_a_file_too(model_file, tmp_path) -> None:
+    task = model_file()
     data = task.replace("MyTask", "MyData")
     path = tmp_path / "mine.yaml"
     path.write_text(
@@ -57,14 +60,14 @@ def test_a_yaml_names_classes_of_a_file_too(written, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("override", ["--workload.target.loss=", "--workload.target.loss=null"])
-def test_a_target_can_be_taken_away(written, override: str) -> None:
-    assert load(written()).workload.target.loss == 0.4
-    assert load(written(), override).workload.target.loss is None
+def test_a_target_can_be_taken_away(model_file, override: str) -> None:
+    assert load(model_file()).workload.target.loss == 0.4
+    assert load(model_file(), override).workload.target.loss is None
 
 
-def test_without_a_target_of_its_own_there_is_none_and_no_sweep_about_one(written) -> None:
+def test_without_a_target_of_its_own_there_is_none_and_no_sweep_about_one(model_file) -> None:
     benchmark = load(
-        written("target_loss", "other"),
+        model_file("target_loss", "other"),
         "--sweep.objectives=[bytes_to_target,churn]",
         "--sweep.tuning_seeds=[0,1]",
     )
@@ -78,8 +81,8 @@ def test_without_a_target_of_its_own_there_is_none_and_no_sweep_about_one(writte
     assert plans(replace(benchmark, sweep=Sweep(objectives=["final_loss"])))[0]
 
 
-def test_a_lightning_module_with_the_methods_of_a_task_is_one(written) -> None:
-    text = written("from paceline import Task", "from pytorch_lightning import *")
+def test_a_lightning_module_with_the_methods_of_a_task_is_one(model_file) -> None:
+    text = model_file("from paceline import Task", "from pytorch_lightning import *")
     path = Path(text.rpartition(":")[0])
     path.write_text(path.read_text().replace("(Task)", "(LightningModule)"))
     trial = next(t for t in load(text, *SMALL).trials() if t.label == "codistillation")
@@ -90,8 +93,10 @@ def test_a_lightning_module_with_the_methods_of_a_task_is_one(written) -> None:
     assert figures[0]["steps"] == 40
 
 
-def test_a_sweep_draws_for_the_text_that_was_read(written) -> None:
-    task = written("class MyTask(Task)", "class MyTask(nn.Module)")  # which states no search space
+def test_a_sweep_draws_for_the_text_that_was_read(model_file) -> None:
+    task = model_file(
+        "class MyTask(Task)", "class MyTask(nn.Module)"
+    )  # which states no search space
     planned, left_out = plans(load(task, "--sweep.algorithms=[elastic_averaging]"))
     (plan,) = planned
     assert not left_out
@@ -101,16 +106,16 @@ def test_a_sweep_draws_for_the_text_that_was_read(written) -> None:
     assert trial.workload.task.cls().lr == 0.5
 
 
-def test_types_that_are_not_written_down_are_taken_as_they_come(written) -> None:
+def test_types_that_are_not_written_down_are_taken_as_they_come(model_file) -> None:
     benchmark = load(
-        written("width: int = 64, lr: float = 0.5", "width=64, lr=0.5"), "--workload.task.lr=0.1"
+        model_file("width: int = 64, lr: float = 0.5", "width=64, lr=0.5"), "--workload.task.lr=0.1"
     )
     assert benchmark.workload.task.arguments == {"width": 64, "lr": 0.1}
 
 
-def test_data_without_a_fingerprint_are_known_by_their_sizes(written) -> None:
+def test_data_without_a_fingerprint_are_known_by_their_sizes(model_file) -> None:
     def known(*overrides: str) -> tuple[dict[str, object], str]:
-        data = prepared(load(written(), *overrides).trials())
+        data = prepared(load(model_file(), *overrides).trials())
         return description(data), data_fingerprint(data)
 
     about, identity = known()
@@ -124,7 +129,7 @@ def test_data_without_a_fingerprint_are_known_by_their_sizes(written) -> None:
     assert known("--workload.data.rows=100")[1] != identity
 
 
-def test_a_fingerprint_of_ones_own_counts(written) -> None:
+def test_a_fingerprint_of_ones_own_counts(model_file) -> None:
     own = 'class MyData(LightningDataModule):\n    fingerprint = "v2"\n'
-    data = prepared(load(written("class MyData(LightningDataModule):\n", own)).trials())
+    data = prepared(load(model_file("class MyData(LightningDataModule):\n", own)).trials())
     assert data_fingerprint(data) == "v2"

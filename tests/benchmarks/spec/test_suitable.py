@@ -18,8 +18,8 @@ def message(task: str) -> str:
     return text
 
 
-def test_hyper_parameters_that_an_algorithm_refuses(written) -> None:
-    benchmark = load(written(), "--algorithms.downpour.n_push=0")
+def test_hyper_parameters_that_an_algorithm_refuses(model_file) -> None:
+    benchmark = load(model_file(), "--algorithms.downpour.n_push=0")
     with pytest.raises(ConfigError) as error:
         prepared(benchmark.trials())
     assert str(error.value) == "algorithms.downpour: n_push must be at least 1 step, not 0"
@@ -29,8 +29,8 @@ def test_a_file_that_is_not_there() -> None:
     assert message("nonesuch.py:MyTask") == "cannot read nonesuch.py: No such file or directory"
 
 
-def test_a_file_without_a_class_behind_it(written) -> None:
-    path = written().rpartition(":")[0]
+def test_a_file_without_a_class_behind_it(model_file) -> None:
+    path = model_file().rpartition(":")[0]
     assert message(path) == f"{path} names no class; write {path}:CLASS"
 
 
@@ -70,8 +70,8 @@ def test_what_is_no_file() -> None:
         ),
     ],
 )
-def test_a_file_that_does_not_serve(written, old: str, new: str, expected: str) -> None:
-    assert message(written(old, new)) == f"my_model.py {expected}"
+def test_a_file_that_does_not_serve(model_file, old: str, new: str, expected: str) -> None:
+    assert message(model_file(old, new)) == f"my_model.py {expected}"
 
 
 @pytest.mark.parametrize(
@@ -95,8 +95,8 @@ def test_a_file_that_does_not_serve(written, old: str, new: str, expected: str) 
     ],
 )
 @pytest.mark.parametrize("base", ["Task", "nn.Module", "LightningModule"])
-def test_a_task_without_a_method(written, base: str, name: str, call: str) -> None:
-    task = written(f"def {name}(", f"def other_{name}(")
+def test_a_task_without_a_method(model_file, base: str, name: str, call: str) -> None:
+    task = model_file(f"def {name}(", f"def other_{name}(")
     path = Path(task.rpartition(":")[0])
     imported = "from pytorch_lightning import LightningDataModule, LightningModule"
     text = path.read_text().replace("class MyTask(Task)", f"class MyTask({base})")
@@ -189,12 +189,12 @@ def test_a_task_without_a_method(written, base: str, name: str, call: str) -> No
         ),
     ],
 )
-def test_a_class_that_does_not_fit(written, old: str, new: str, expected: str) -> None:
-    found = message(written(old, new)).removeprefix("my_model.py:")
+def test_a_class_that_does_not_fit(model_file, old: str, new: str, expected: str) -> None:
+    found = message(model_file(old, new)).removeprefix("my_model.py:")
     assert found.startswith(expected)
 
 
-def test_an_argument_that_nobody_gives(written) -> None:
+def test_an_argument_that_nobody_gives(model_file) -> None:
     with pytest.raises(ConfigError) as error:
-        load(written("width: int = 64", "width: int"))
+        load(model_file("width: int = 64", "width: int"))
     assert "the following arguments are required: workload.task.width" in str(error.value)

@@ -17,6 +17,7 @@ import pytest
 from optuna.trial import TrialState
 
 from paceline.benchmarks.sweeps.studies import PROCESS, counted
+from tests.checkout import output_of
 from tests.sweeps import Sweep, read_until
 
 pytestmark = pytest.mark.timeout(300)
@@ -109,7 +110,7 @@ def test_of_two_sweeps_at_once_one_is_killed_and_no_trial_is_lost_or_doubled(che
         time.sleep(0.1)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate(timeout=60)
-    out, _ = survivor.communicate(timeout=250)
+    out, _ = output_of(survivor)
     assert survivor.returncode == 0, out
     (study,) = (s for n, s in checkout.opened().items() if "retrains" not in n)
     assert len(counted(study.trials)) == 4
@@ -135,7 +136,7 @@ def test_a_sweep_outlasts_a_restart_of_the_database(server, checkout):
     process = checkout.begin(*ONE_STUDY, SLOW, "--sweep.trials=3")
     read_until(process, "[2/3]")
     server.restart()
-    out, _ = process.communicate(timeout=250)
+    out, _ = output_of(process)
     assert process.returncode == 0, out
     assert checkout.states("sync_sgd") == ["COMPLETE"] * 3
     assert [run.info.status for run in checkout.runs("trial")] == ["FINISHED"] * 2

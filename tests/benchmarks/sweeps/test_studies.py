@@ -1,8 +1,6 @@
 """Studies: who gets which trial."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import optuna
@@ -11,8 +9,9 @@ import pytest
 from optuna.trial import TrialState
 
 from paceline.benchmarks.sweeps.studies import PROCESS, Studies, counted, hand_out, queue, suggest
+from paceline.benchmarks.trials.environment import this_process
 from paceline.lightning_modules.backend.search import Choice, Real
-from tests import ROOT
+from tests.processes import in_processes
 
 
 def draw_x(trial: optuna.Trial) -> None:
@@ -64,17 +63,7 @@ def test_the_draws_are_the_same_whichever_process_asks(tmp_path):
 def test_the_trial_of_a_process_that_is_gone_is_handed_out_again(studies):
     study = studies.study("s")
     lost = hand_out(study, 2, lambda t: suggest(t, "x", Real(0, 1)), "random")
-    gone = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "from paceline.benchmarks.trials.environment import this_process as p; print(p())",
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
+    (gone,) = in_processes(1, this_process)
     lost.set_user_attr(PROCESS, gone)
     again = hand_out(study, 1, lambda t: suggest(t, "x", Real(0, 1)), "random")
     assert again.params == lost.params

@@ -15,7 +15,8 @@ from optuna.trial import TrialState
 
 from paceline.benchmarks.sweeps.studies import counted
 from paceline.reports.measures.results import BENCHMARK_FILE, load, read_json
-from tests.sweeps import BENCHMARK, Sweep, read_until
+from tests.checkout import output_of
+from tests.sweeps import BENCHMARK, WORKLOAD, Sweep, read_until
 from tests.workload import Bowl
 
 
@@ -129,7 +130,7 @@ def test_a_trial_whose_rank_dies_is_told_with_its_reason_and_the_study_goes_on(t
     fault = ["--fault.kind=kill", "--fault.rank=1", "--fault.step=5"]
     checkout = Sweep(tmp_path)
     process = checkout.begin("--sweep.algorithms=[sync_sgd]", "--sweep.trials=2", *fault)
-    out, _ = process.communicate(timeout=170)
+    out, _ = output_of(process)
     assert process.returncode == 1, out
     assert "sync_sgd, 2 workers: no trial finished, so there is nothing to retrain" in out
     assert checkout.states("sync_sgd") == ["FAIL", "FAIL"]
@@ -172,21 +173,21 @@ def test_several_objectives_give_a_front_of_configurations_trained_on_every_seed
 
 
 LINK = "--link=wan-100m-50ms"
-BOWL = """
+BOWL = f"""
 workload:
-  data: {class: "tests.workload:LinearRule", rows: 1000}
-  task: {class: "tests.workload:Bowl"}
-  target: {loss: 1.0e-6}
-  budget: {examples: 120, epochs: 1000, evaluations: 3}
+  data: {{class: "{WORKLOAD}:LinearRule", rows: 1000}}
+  task: {{class: "{WORKLOAD}:Bowl"}}
+  target: {{loss: 1.0e-6}}
+  budget: {{examples: 120, epochs: 1000, evaluations: 3}}
 algorithms:
-  baseline: {workers: [1]}
+  baseline: {{workers: [1]}}
   sync_sgd:
-  downpour: {workers: [1]} # the staleness of several lowers the best rate
-  admm: {local_steps: 1}
-  model_averaging: {tau: 1}
+  downpour: {{workers: [1]}} # the staleness of several lowers the best rate
+  admm: {{local_steps: 1}}
+  model_averaging: {{tau: 1}}
   codistillation:
-scale: {workers: [2], batch_size: 10}
-sweep: {only: [lr], objectives: [final_loss], pruner: none, seeds: [100]}
+scale: {{workers: [2], batch_size: 10}}
+sweep: {{only: [lr], objectives: [final_loss], pruner: none, seeds: [100]}}
 """
 
 
@@ -194,7 +195,7 @@ sweep: {only: [lr], objectives: [final_loss], pruner: none, seeds: [100]}
 def test_every_algorithm_finds_a_known_learning_rate_in_the_default_budget(tmp_path):
     checkout = Sweep(tmp_path, BOWL)
     process = checkout.begin()
-    out, _ = process.communicate(timeout=590)
+    out, _ = output_of(process)
     assert process.returncode == 0, out
     studies = load(checkout.client, "tiny-sweep").benchmark["sweep"]["studies"]
     assert len(studies) == 6

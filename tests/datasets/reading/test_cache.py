@@ -1,12 +1,10 @@
 """The cache of rows: built once, by real processes, and whole or not at all."""
 
 import hashlib
-import multiprocessing
 import os
 import resource
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -14,18 +12,11 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from paceline.datasets import criteo
-from paceline.datasets.reading import cache
+from paceline.datasets.reading import cache, criteo_files
 from paceline.datasets.reading.cache import DataError
 from paceline.datasets.reading.criteo_format import encode
 from tests.criteo import encoded, leftovers, module, prepared, rows, text
-
-
-def in_processes(count: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What a function returns in `count` fresh processes at once."""
-    context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(count, mp_context=context) as pool:
-        return [f.result(60) for f in [pool.submit(function, *arguments) for _ in range(count)]]
+from tests.processes import in_processes
 
 
 def message_of(function: Callable[[], Any]) -> str:
@@ -40,7 +31,7 @@ def message_of(function: Callable[[], Any]) -> str:
 def _read_without_rights(path: Path) -> str:
     if os.getuid() == 0:
         os.setuid(65534)
-    return message_of(lambda: next(criteo._texts(path, hashlib.blake2b())))
+    return message_of(lambda: next(criteo_files._texts(path, hashlib.blake2b())))
 
 
 def test_a_file_that_may_not_be_read_is_named(criteo_file: Path) -> None:

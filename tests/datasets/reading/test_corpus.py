@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from paceline.datasets.reading import corpus
+from paceline.datasets.reading import corpus, vocabulary
 from paceline.datasets.reading.cache import DataError
 from tests.corpora import TRAIN, decoded, prepared
 
@@ -71,7 +71,7 @@ def test_shards_are_one_text_in_natural_order_whatever_the_block(
     tmp_path: Path, block_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(corpus, "BLOCK_BYTES", block_bytes)
-    monkeypatch.setattr(corpus, "CHUNK", block_bytes)
+    monkeypatch.setattr(vocabulary, "CHUNK", block_bytes)
     shards = tmp_path / "shards"
     shards.mkdir()
     for number in range(12):
@@ -93,7 +93,7 @@ def test_a_corpus_may_be_larger_than_the_memory_that_reading_it_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(corpus, "BLOCK_BYTES", 1 << 12)
-    monkeypatch.setattr(corpus, "CHUNK", 1 << 12)
+    monkeypatch.setattr(vocabulary, "CHUNK", 1 << 12)
     shards = tmp_path / "shards"
     shards.mkdir()
     for number in range(4):

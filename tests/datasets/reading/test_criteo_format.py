@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from paceline.datasets import criteo
 from paceline.datasets.criteo import Criteo
-from paceline.datasets.reading import criteo_format
+from paceline.datasets.reading import criteo_files, criteo_format
 from paceline.datasets.reading.cache import DataError
 from paceline.datasets.reading.criteo_format import (
     COLUMNS,
@@ -60,7 +59,7 @@ def test_upper_and_lower_case_digits_are_one_value() -> None:
 def test_the_size_of_blocks_does_not_matter(
     criteo_file: Path, block_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(criteo, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(criteo_files, "BLOCK_BYTES", block_bytes)
     assert np.array_equal(encoded(prepared(criteo_file)), encode(rows(), 4096))
 
 
@@ -138,7 +137,9 @@ def test_gzip_windows_line_ends_and_days_hold_the_same_rows(tmp_path: Path) -> N
 def test_a_malformed_row_is_named_exactly_or_skipped(
     tmp_path: Path, line: bytes, problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(criteo, "BLOCK_BYTES", len(GOOD) * 3)  # the bad row is in the third block
+    monkeypatch.setattr(
+        criteo_files, "BLOCK_BYTES", len(GOOD) * 3
+    )  # the bad row is in the third block
     target = tmp_path / "rows.tsv"
     target.write_bytes(GOOD * 9 + line + GOOD)
     with pytest.raises(DataError) as raised:

@@ -2,9 +2,7 @@
 
 import time
 
-import pytest
 import torch
-import torch.distributed
 
 from paceline.lightning_modules.backend.clock import Clock
 from tests.ranks import Plan, run_ranks, train
@@ -20,17 +18,19 @@ def test_the_clock_splits_time_into_phases_and_stands_while_stopped() -> None:
     clock.stop()
     stopped = dict(clock.seconds)
     time.sleep(0.05)
+    begin = time.perf_counter()
     clock.enter("data")
     clock.stop()
+    again = time.perf_counter() - begin
     assert stopped["data"] >= 0.05
     assert stopped["train"] >= 0.1
-    assert clock.total == pytest.approx(sum(stopped.values()), abs=0.03)
+    assert -1e-9 < clock.total - sum(stopped.values()) < again
 
 
 def test_evaluation_is_not_on_the_clock() -> None:
     begin = time.perf_counter()
-    figures = run_ranks(2, train, trial(2, steps=4, evaluations=2, evaluation_pause_s=2.0), Plan())
-    assert time.perf_counter() - begin > 4.0
+    figures = run_ranks(2, train, trial(2, steps=4, evaluations=1, evaluation_pause_s=2.0), Plan())
+    assert time.perf_counter() - begin > 2.0
     assert figures[0]["points"][-1]["train_seconds"] < 2.0
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from paceline.datasets.images import ImageBatch
+from paceline.datasets.image_batches import ImageBatch
 from paceline.lightning_modules.models.image_classifier import ImageClassifier
 from tests.images import loaded
 

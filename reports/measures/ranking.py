@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.stats import t
 
 from paceline.reports.measures.scoring import BEFORE_TARGET
-from paceline.reports.measures.statistics import CONFIDENCE, Ratio, ratio
+from paceline.reports.measures.statistics import CONFIDENCE, Ratio, by_seed, ratio
 
 Configuration = tuple[str, int, pd.DataFrame]  # an algorithm, its workers and its trials
 MOST_SEEDS = 100  # beyond, more seeds are no advice
@@ -22,12 +22,13 @@ class Difference:
     value: float
     low: float
     high: float
+    p: float
     repetitions: int
 
     @property
     def differs(self) -> bool:
         """Whether the interval leaves out 0."""
-        return self.low > 0 or self.high < 0
+        return self.p < 1 - CONFIDENCE
 
     def __str__(self) -> str:
         if math.isnan(self.low):
@@ -72,27 +73,29 @@ def compare(of: pd.DataFrame, against: pd.DataFrame, column: str) -> Comparison 
     Returns:
         None where a trial has no such figure, or none above zero.
     """
-    above, below = (_by_seed(trials, column) for trials in (of, against))
-    if not _positive(above) or not _positive(below):
+    found = ratio(by_seed(of, column), by_seed(against, column))
+    if math.isnan(found.value):
         return None
-    found = ratio(above.tolist(), below.tolist(), paired=_paired(above, below))
-    apart = abs(float(above.mean() - below.mean()))
+    apart = abs(float(of[column].mean() - against[column].mean()))
     interval = max(_resolution(trials, column) for trials in (of, against))
     return Comparison(found, apart == 0 or apart >= interval * (1 - 1e-9))
 
 
 def compare_losses(of: pd.DataFrame, against: pd.DataFrame, column: str) -> Comparison | None:
     """The difference of a figure that may be below zero, such as a loss; arguments as of `compare`."""
-    above, below = (_by_seed(trials, column) for trials in (of, against))
-    both = [*above, *below]
-    if above.empty or below.empty or not np.isfinite(both).all():
+    above, below = by_seed(of, column), by_seed(against, column)
+    both = [*above.values(), *below.values()]
+    if not above or not below or not np.isfinite(both).all():
         return None
     # A ratio of exponentials is the exponential of the difference, in units of the range.
     least, unit = min(both), max(both) - min(both) or 1.0
-    of_exp, against_exp = (np.exp((side - least) / unit).tolist() for side in (above, below))
-    found = ratio(of_exp, against_exp, paired=_paired(above, below))
+    above, below = (
+        {seed: math.exp((loss - least) / unit) for seed, loss in side.items()}
+        for side in (above, below)
+    )
+    found = ratio(above, below)
     value, low, high = (unit * math.log(x) for x in (found.value, found.low, found.high))
-    return Comparison(Difference(value, low, high, found.repetitions))
+    return Comparison(Difference(value, low, high, found.p, found.repetitions))
 
 
 @dataclass(frozen=True)
@@ -140,29 +143,18 @@ def seeds_needed(of: pd.DataFrame, against: pd.DataFrame, column: str) -> int | 
         None where the spread is not known (one seed), the means are equal or the number is above
         `MOST_SEEDS`.
     """
-    above, below = (_by_seed(trials, column) for trials in (of, against))
-    if min(len(above), len(below)) < 2 or not _positive(above) or not _positive(below):
+    above, below = by_seed(of, column), by_seed(against, column)
+    figures = [*above.values(), *below.values()]
+    if min(len(above), len(below)) < 2 or not all(figure > 0 for figure in figures):
         return None
-    logs = [np.log(side.to_numpy()) for side in (above, below)]
+    logs = [np.log([side[seed] for seed in sorted(side)]) for side in (above, below)]
     difference = abs(float(logs[0].mean() - logs[1].mean()))
-    parts = [logs[0] - logs[1]] if _paired(above, below) else logs
+    parts = [logs[0] - logs[1]] if above.keys() == below.keys() else logs
     variance = sum(float(part.var(ddof=1)) for part in parts)
     for n in range(2, MOST_SEEDS + 1):
         if t.ppf((1 + CONFIDENCE) / 2, n - 1) * math.sqrt(variance / n) < difference:
             return n
     return None
-
-
-def _by_seed(trials: pd.DataFrame, column: str) -> "pd.Series[float]":
-    return trials.set_index("seed")[column].astype(float).sort_index()
-
-
-def _positive(figures: "pd.Series[float]") -> bool:
-    return not figures.empty and bool((figures > 0).all())  # NaN is not above zero
-
-
-def _paired(above: "pd.Series[float]", below: "pd.Series[float]") -> bool:
-    return above.index.tolist() == below.index.tolist()
 
 
 def _resolution(trials: pd.DataFrame, column: str) -> float:

@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from paceline.reports.measures.comparison import (
+from paceline.reports.measures.ranking import (
     Configuration,
     compare,
     compare_losses,
