@@ -27,7 +27,7 @@ def summary(results: Results) -> dict[str, Any]:
     `header`, `widths` (in parts of the whole) and `rows`.
     """
     facts, goal = results.benchmark, target(results)
-    columns: list[tuple[str, float]] = [("algorithm", 2.6), ("workers", 1.2)]
+    columns: list[tuple[str, float]] = [("algorithm", 2.5), ("workers", 1.2)]
     if goal is None:
         columns += [("seeds finished", 1.3), ("bytes sent per worker", 1.9)]
     else:
@@ -35,7 +35,7 @@ def summary(results: Results) -> dict[str, Any]:
             ("target reached", 1.2),
             ("steps to target", 1.5),
             ("seconds to target", 1.4),
-            (f"modelled, {results.link}", 1.8),
+            (f"modelled, {results.link}", 2.0),
             ("sent per worker to target", 1.9),
         ]
     columns += [
