@@ -8,6 +8,7 @@ from typing import Literal
 
 from paceline.datasets.clicks import Clicks
 from paceline.datasets.reading.cache import DataError
+from paceline.datasets.reading.click_files import checked_fractions
 from paceline.datasets.reading.click_tables import ClickTables, Columns
 from paceline.datasets.reading.files import check
 
@@ -26,6 +27,7 @@ class ClickTable(Clicks):
         hash_size: buckets a categorical field, the one for missing values included.
         on_bad_rows: end the run at the first malformed row, or skip, count and report such rows.
         cache_dir: folder for the prepared rows.
+        test_fraction: last fraction of the rows, behind those to validate on, to test on.
 
     Attributes:
         integers: how many columns of numbers.
@@ -48,19 +50,18 @@ class ClickTable(Clicks):
         hash_size: int = 4096,
         on_bad_rows: Literal["raise", "skip"] = "raise",
         cache_dir: str = ".cache/click_table",
+        test_fraction: float = 0.0,
     ) -> None:
         columns = Columns(label, integers or [], categories or [])
         _check(columns)
         single = len(separator) == 1 and separator not in '"\r\n'
         check("separator", separator, single, "one character that is no quote and no line end")
-        check(
-            "validation_fraction", validation_fraction, 0 < validation_fraction < 1, "within (0, 1)"
-        )
+        fractions = checked_fractions(validation_fraction, test_fraction)
         check("hash_size", hash_size, 2 <= hash_size <= 2**31, "from 2 to 2^31")
         check("on_bad_rows", on_bad_rows, on_bad_rows in ("raise", "skip"), "raise or skip")
         self.integers, self.categoricals = len(columns.integers), len(columns.categories)
         place = Path(path).expanduser()
-        source = ClickTables(hash_size, place, columns, separator, validation_fraction, on_bad_rows)
+        source = ClickTables(hash_size, place, columns, separator, fractions, on_bad_rows)
         super().__init__(source, cache_dir)
 
 

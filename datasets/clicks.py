@@ -73,6 +73,7 @@ class Clicks(LightningDataModule):
 
     train_dataset: ClickDataset
     validation_dataset: ClickDataset
+    test_dataset: ClickDataset | None = None
 
     def __init__(self, source: ClickSource, cache_dir: str) -> None:
         super().__init__()
@@ -96,8 +97,11 @@ class Clicks(LightningDataModule):
         if self._prepared is None:
             self.prepare_data()
         prepared = self._ready
-        self.train_dataset = self._dataset(0, prepared.train_rows)
-        self.validation_dataset = self._dataset(prepared.train_rows, prepared.rows)
+        train, validation = prepared.train_stop, prepared.validation_stop
+        self.train_dataset = self._dataset(0, train)
+        self.validation_dataset = self._dataset(train, validation)
+        if validation < prepared.rows:
+            self.test_dataset = self._dataset(validation, prepared.rows)
 
     def train_dataloader(self) -> DataLoader[ClickBatch]:
         """Shuffled batches of `batch_size`."""
@@ -107,15 +111,20 @@ class Clicks(LightningDataModule):
         """Batches of `batch_size` in the order of the log."""
         return self._loader(self.validation_dataset, shuffle=False)
 
+    def test_dataloader(self) -> DataLoader[ClickBatch] | list[Any]:
+        """Batches of the test part, which is neither trained nor validated on; none without one."""
+        return [] if self.test_dataset is None else self._loader(self.test_dataset, shuffle=False)
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 in hexadecimal of the rows, their encoding and their split."""
         prepared = self._ready
+        parts = [prepared.train_stop, prepared.validation_stop]
         return cache.digest(
             {
                 "content": prepared.about["content"],
                 "encoding": self._log.encoding,
-                "split": [prepared.train_rows, prepared.rows],
+                "split": parts + [prepared.rows] * (parts[1] < prepared.rows),
             }
         )
 
@@ -128,11 +137,13 @@ class Clicks(LightningDataModule):
         """
         prepared = self._ready
         facts = {k: v for k, v in prepared.about.items() if k in DESCRIBED}
+        if prepared.validation_stop < prepared.rows:
+            facts["test_rows"] = prepared.rows - prepared.validation_stop
         return {
             "name": self._log.name,
             "synthetic": self._log.synthetic,
-            "train_rows": prepared.train_rows,
-            "validation_rows": prepared.rows - prepared.train_rows,
+            "train_rows": prepared.train_stop,
+            "validation_rows": prepared.validation_stop - prepared.train_stop,
             "click_rate": prepared.clicks_before(prepared.rows) / prepared.rows,
             "constant_log_loss": prepared.constant_log_loss(),
             **facts,

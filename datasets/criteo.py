@@ -12,6 +12,7 @@ from typing import Any, Literal
 from paceline.datasets import click_log
 from paceline.datasets.clicks import Clicks
 from paceline.datasets.reading import cache
+from paceline.datasets.reading.click_files import checked_fractions
 from paceline.datasets.reading.click_source import ClickSource, Encoded
 from paceline.datasets.reading.criteo_files import CriteoFiles
 from paceline.datasets.reading.criteo_format import CATEGORIES, ENCODING_VERSION, INTEGERS, encode
@@ -26,11 +27,13 @@ class Criteo(Clicks):
             (`day_*`, `*.tsv`, `*.txt`); None is the synthetic click log.
         train_rows: rows of the synthetic log to train on.
         validation_rows: rows of the synthetic log to validate on.
-        validation_fraction: last fraction of the rows at `path`, in time order, to validate on.
+        validation_fraction: last fraction of the rows at `path`, in time order, to validate on; not
+            where a file is named for that.
         hash_size: buckets a categorical field, the one for missing values included.
         on_bad_rows: end the run at the first malformed row, or skip, count and report such rows.
         synthetic_seed: of the synthetic log.
         cache_dir: folder for the prepared rows.
+        test_fraction: last fraction of the rows at `path`, behind those to validate on, to test on.
 
     Raises:
         DataError: an argument is out of range, or the data cannot be used.
@@ -48,19 +51,18 @@ class Criteo(Clicks):
         on_bad_rows: Literal["raise", "skip"] = "raise",
         synthetic_seed: int = 0,
         cache_dir: str = ".cache/criteo",
+        test_fraction: float = 0.0,
     ) -> None:
         check("train_rows", train_rows, train_rows >= 1, "at least 1")
         check("validation_rows", validation_rows, validation_rows >= 1, "at least 1")
-        check(
-            "validation_fraction", validation_fraction, 0 < validation_fraction < 1, "within (0, 1)"
-        )
+        fractions = checked_fractions(validation_fraction, test_fraction)
         check("hash_size", hash_size, 2 <= hash_size <= 2**31, "from 2 to 2^31")
         check("on_bad_rows", on_bad_rows, on_bad_rows in ("raise", "skip"), "raise or skip")
         check("synthetic_seed", synthetic_seed, synthetic_seed >= 0, "at least 0")
         source = (
             SyntheticLog(hash_size, synthetic_seed, train_rows, validation_rows)
             if path is None
-            else CriteoFiles(hash_size, Path(path).expanduser(), validation_fraction, on_bad_rows)
+            else CriteoFiles(hash_size, Path(path).expanduser(), fractions, on_bad_rows)
         )
         super().__init__(source, cache_dir)
 
@@ -101,8 +103,8 @@ class SyntheticLog(ClickSource):
     def remember(self, cache_dir: Path, facts: dict[str, Any]) -> str:
         return self._key
 
-    def train_rows(self, rows: int, facts: dict[str, Any]) -> int:
-        return self._train_rows
+    def split(self, rows: int, facts: dict[str, Any]) -> tuple[int, int]:
+        return self._train_rows, rows
 
     def _encode(self, block: click_log.LabelledRows, content: hashlib.blake2b) -> Encoded:
         for array in block.rows:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from paceline.datasets.reading import cache
 from paceline.datasets.reading.cache import DataError, explained
 from paceline.datasets.reading.click_source import ClickSource, Encoded, Fault
-from paceline.datasets.reading.files import ordered, states
+from paceline.datasets.reading.files import check, ordered, states
 from paceline.datasets.reading.parts import by_part
 
 FAULTS_SHOWN = 3
@@ -36,12 +36,26 @@ class Found(NamedTuple):
         return [*self.train, *self.validation]
 
 
+class Fractions(NamedTuple):
+    """The last parts of the rows, in time order: first those to validate on, then those to test on."""
+
+    validation: float
+    test: float
+
+
+def checked_fractions(validation: float, test: float) -> Fractions:
+    """Raises `DataError` unless rows are left to train on."""
+    check("validation_fraction", validation, 0 < validation < 1, "within (0, 1)")
+    check("test_fraction", test, 0 <= test < 1 - validation, f"within [0, {1 - validation:g})")
+    return Fractions(validation, test)
+
+
 class ClickFiles(ClickSource):
     """Rows of files.
 
     Args:
         path: of a file, or of a folder of them.
-        validation_fraction: the last part of the rows, to validate on where no file is for that.
+        fractions: to validate on, where no file is for that, and to test on.
         on_bad_rows: `raise` or `skip`.
         recipe: stands for how a line becomes a row.
     """
@@ -50,10 +64,9 @@ class ClickFiles(ClickSource):
     wanted: str  # what to give, in an error message
 
     def __init__(
-        self, path: Path, validation_fraction: float, on_bad_rows: str, recipe: list[Any]
+        self, path: Path, fractions: Fractions, on_bad_rows: str, recipe: list[Any]
     ) -> None:
-        self._path, self._validation_fraction = path, validation_fraction
-        self._on_bad_rows = on_bad_rows
+        self._path, self._fractions, self._on_bad_rows = path, fractions, on_bad_rows
         self.owner = "text-" + cache.digest([str(path.resolve()), recipe, on_bad_rows])
 
     @abstractmethod
@@ -110,15 +123,16 @@ class ClickFiles(ClickSource):
         cache.write_json(self._memo(cache_dir), {"files": facts["files"], "key": key})
         return key
 
-    def train_rows(self, rows: int, facts: dict[str, Any]) -> int:
-        last = max(1, round(rows * self._validation_fraction))
-        train_rows = int(facts.get("train_rows", rows - last))
-        if not 1 <= train_rows < rows:
+    def split(self, rows: int, facts: dict[str, Any]) -> tuple[int, int]:
+        tested = max(1, round(rows * self._fractions.test)) if self._fractions.test else 0
+        validated = max(1, round(rows * self._fractions.validation))
+        train_stop = int(facts.get("train_rows", rows - tested - validated))
+        if not 1 <= train_stop < rows - tested:
             raise DataError(
                 f"{self._path} holds {rows} rows, too few to train and to validate on; "
                 "give more rows"
             )
-        return train_rows
+        return train_stop, rows - tested
 
     def find(self) -> Found:
         """The file; or of the folder the log files, in natural order.

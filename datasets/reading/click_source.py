@@ -65,16 +65,20 @@ class ClickSource(ABC):
         """Return the key of the rows that gave these facts, so that `known_key` will know it."""
 
     @abstractmethod
-    def train_rows(self, rows: int, facts: dict[str, Any]) -> int:
-        """How many of `rows` rows, from the start, train. Raises `DataError` if none can."""
+    def split(self, rows: int, facts: dict[str, Any]) -> tuple[int, int]:
+        """Where, of `rows` rows, those to train on end and those to validate on.
+
+        What is left is the test part. Raises `DataError` if the rows are too few.
+        """
 
 
 class Prepared(NamedTuple):
-    """A cache entry and its split."""
+    """A cache entry and where its rows to train on end, and those to validate on behind them."""
 
     entry: Path
     about: dict[str, Any]
-    train_rows: int
+    train_stop: int
+    validation_stop: int
 
     @property
     def rows(self) -> int:
@@ -93,11 +97,10 @@ class Prepared(NamedTuple):
 
     def constant_log_loss(self) -> float:
         """Nats a validation row, of always predicting the training rows' click rate."""
-        clicks = self.clicks_before(self.train_rows)
+        clicks, both = self.clicks_before(self.train_stop), self.clicks_before(self.validation_stop)
         # Half an example away from certainty, so that a log without clicks has a finite loss.
-        rate = min(max(clicks, 0.5), self.train_rows - 0.5) / self.train_rows
-        validation_rows = self.rows - self.train_rows
-        validation_rate = (self.clicks_before(self.rows) - clicks) / validation_rows
+        rate = min(max(clicks, 0.5), self.train_stop - 0.5) / self.train_stop
+        validation_rate = (both - clicks) / (self.validation_stop - self.train_stop)
         return -(validation_rate * log(rate) + (1 - validation_rate) * log1p(-rate))
 
 
@@ -118,13 +121,13 @@ def prepare(source: ClickSource, cache_dir: Path) -> Prepared:
         blocks = _counted(source.blocks(facts), clicks)
         columns = 1 + source.integers + source.categories
         rows = cache.write_rows(partial / cache.ROWS_FILE, blocks, columns)
-        source.train_rows(rows, facts)  # may say that they are too few
+        source.split(rows, facts)  # may say that they are too few
         cache.write_json(partial / cache.ABOUT_FILE, {**facts, "clicks": clicks})
         return source.remember(cache_dir, facts)
 
     entry = cache.find_or_build(cache_dir, source.owner, find, build)
     about = cache.read_json(entry / cache.ABOUT_FILE) or {}
-    return Prepared(entry, about, source.train_rows(about["clicks"][-1][0], about))
+    return Prepared(entry, about, *source.split(about["clicks"][-1][0], about))
 
 
 def _counted(blocks: Iterable[Encoded], clicks: list[tuple[int, int]]) -> Iterator[Encoded]:

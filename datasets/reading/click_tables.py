@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paceline.datasets.reading.cache import DataError
-from paceline.datasets.reading.click_files import ClickFiles
+from paceline.datasets.reading.click_files import ClickFiles, Fractions
 from paceline.datasets.reading.click_source import Encoded, Fault, shown
 from paceline.datasets.reading.criteo_format import encode_columns
 from paceline.datasets.reading.files import opened
@@ -49,7 +49,7 @@ class ClickTables(ClickFiles):
         path: of a file, or of a folder of them.
         columns: what to read.
         separator: between two fields.
-        validation_fraction: the last part of the rows, to validate on where no file is for that.
+        fractions: to validate on, where no file is for that, and to test on.
         on_bad_rows: `raise` or `skip`.
     """
 
@@ -63,14 +63,14 @@ class ClickTables(ClickFiles):
         path: Path,
         columns: Columns,
         separator: str,
-        validation_fraction: float,
+        fractions: Fractions,
         on_bad_rows: str,
     ) -> None:
         self.hash_size, self._columns, self._separator = hash_size, columns, separator
         self.integers, self.categories = len(columns.integers), len(columns.categories)
         self.encoding = ["table", TABLE_VERSION, hash_size, self.integers, self.categories]
         recipe = [self.encoding, *columns, separator]
-        super().__init__(path, validation_fraction, on_bad_rows, recipe)
+        super().__init__(path, fractions, on_bad_rows, recipe)
         self._readers = [
             _Remembered(reader)
             for reader, count in (

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from paceline.datasets.reading.click_files import ClickFiles
+from paceline.datasets.reading.click_files import ClickFiles, Fractions
 from paceline.datasets.reading.click_source import Encoded, Fault
 from paceline.datasets.reading.criteo_format import (
     CATEGORIES,
@@ -35,19 +35,17 @@ class CriteoFiles(ClickFiles):
     Args:
         hash_size: buckets of a categorical field.
         path: of a file, or of a folder of them.
-        validation_fraction: the last part of the rows, to validate on where no file is for that.
+        fractions: to validate on, where no file is for that, and to test on.
         on_bad_rows: `raise` or `skip`.
     """
 
     integers, categories = INTEGERS, CATEGORIES
     wanted = "name a file of rows in Criteo's format, or a folder of them, with --data"
 
-    def __init__(
-        self, hash_size: int, path: Path, validation_fraction: float, on_bad_rows: str
-    ) -> None:
+    def __init__(self, hash_size: int, path: Path, fractions: Fractions, on_bad_rows: str) -> None:
         self.hash_size = hash_size
         self.encoding = [ENCODING_VERSION, hash_size]
-        super().__init__(path, validation_fraction, on_bad_rows, self.encoding)
+        super().__init__(path, fractions, on_bad_rows, self.encoding)
 
     def read(self, file: Path, content: "hashlib.blake2b") -> Iterator[tuple[Encoded, list[Fault]]]:
         lines = 0

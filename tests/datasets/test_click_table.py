@@ -244,6 +244,7 @@ def test_a_file_that_cannot_be_used_is_named(
             {"separator": ""},
             "separator is ''; it must be one character that is no quote and no line end",
         ),
+        ({"test_fraction": 0.5}, "test_fraction is 0.5; it must be within [0, 0.5)"),
         ({"hash_size": 1}, "hash_size is 1; it must be from 2 to 2^31"),
     ],
 )
