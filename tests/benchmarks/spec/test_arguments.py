@@ -12,7 +12,7 @@ from paceline.benchmarks.spec.reading import load_benchmark, load_workload
 from paceline.benchmarks.spec.suitable import prepared
 from tests import ROOT
 from tests.checkout import Checkout
-from tests.workload import run_ranks
+from tests.ranks import run_ranks
 
 TEXT = (ROOT / "docs" / "examples" / "my_model.py").read_text()
 SMALL = ["--workload.budget.examples=640", "--scale.batch_size=8"]
