@@ -120,3 +120,17 @@ def test_losses_of_any_size_can_be_compared(scale: float) -> None:
     assert found is not None
     assert found.found.value == pytest.approx(-2 * scale)
     assert found.differs
+
+
+def test_the_coarser_of_two_intervals_between_evaluations_decides() -> None:
+    found = compare(trials([45, 45], 13), trials([25, 25], 25), "steps_to_target")
+    assert found is not None
+    assert not found.resolved
+
+
+def test_the_interval_of_a_difference_runs_from_low_to_high() -> None:
+    low = pd.DataFrame({"seed": [0, 1, 2], "loss": [1.0, 1.2, 0.9]})
+    high = pd.DataFrame({"seed": [0, 1, 2], "loss": [2.0, 2.1, 2.2]})
+    found = compare_losses(low, high, "loss")
+    assert found is not None
+    assert found.found.low < found.found.value < found.found.high < 0
