@@ -79,6 +79,8 @@ def test_where_the_other_missed_the_target_the_ratio_is_less() -> None:
     lower = replace(CLAIM, at_least=0.01, at_most=np.inf)
     assert judge(lower, results([50, 51, 52], [NAN, NAN, NAN])).outcome == "inconclusive"
     assert judge(CLAIM, results([50, NAN], [NAN, NAN])).outcome == "inconclusive"
+    lower = replace(CLAIM, at_least=0.9, at_most=np.inf)
+    assert judge(lower, results([NAN, NAN], [NAN, NAN])).outcome == "inconclusive"
 
 
 def test_a_loss_is_no_better_where_every_seed_failed() -> None:
