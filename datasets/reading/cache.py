@@ -33,7 +33,13 @@ logger = logging.getLogger(__name__)
 
 
 class DataError(ValueError):
-    """Data that cannot be used. Its message is one line: what is wrong, where, what to do."""
+    """Data that cannot be used. Its message is one line: what is wrong, where, what to do.
+
+    Characters that cannot be printed, as damaged data and file names may hold, are escaped.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
 
 
 @contextmanager

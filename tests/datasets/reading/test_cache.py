@@ -96,3 +96,9 @@ def test_one_byte_or_another_hash_size_makes_another_entry(criteo_file: Path) ->
     changed = prepared(criteo_file)
     assert len({one.fingerprint, smaller.fingerprint, changed.fingerprint}) == 3
     assert (encoded(one) != encoded(changed)).sum() == 1
+
+
+def test_an_error_is_one_line_that_can_be_printed() -> None:
+    error = DataError("a b\nc \x00 \udcff \u200b é 漢")
+    assert str(error) == r"a b\nc \x00 \udcff \u200b é 漢"
+    assert str(DataError(str(error))) == str(error)
