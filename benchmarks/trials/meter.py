@@ -132,9 +132,17 @@ class Meter(Callback):
         self.ledger.phase = "end"
         algorithm = cast(Algorithm, algorithm)
         with algorithm.as_evaluated():
-            weights = self.backend.weights()
+            self.weights_sha256 = self._digest(algorithm)
             self.predictions = self._predict(algorithm)
-        self.weights_sha256 = hashlib.sha256(weights.cpu().numpy().tobytes()).hexdigest()
+
+    def _digest(self, algorithm: Algorithm) -> str:
+        """That of the model that is evaluated; of models that are evaluated apart, that of theirs."""
+        own = self.backend.digest()
+        if algorithm.one_model or self.backend.layout.replicas == 1:
+            return own.hex()
+        digests: list[Any] = [None] * self.backend.world_size
+        torch.distributed.all_gather_object(digests, own)
+        return hashlib.sha256(b"".join(digests)).hexdigest()
 
     @torch.no_grad()
     def _predict(self, algorithm: Algorithm) -> dict[str, np.ndarray]:

@@ -123,7 +123,7 @@ def run_rank(
         "expected_bytes_per_worker": algorithm.expected_bytes(
             layout, trial.zero_stage, trainer.global_step
         ),
-        "parameters": algorithm.model_bytes // 4,
+        "parameters": algorithm.parameter_count,
         "weights_sha256": meter.weights_sha256,
         "algorithm": algorithm.record(),
         "predictions": meter.predictions if rank == 0 else {},

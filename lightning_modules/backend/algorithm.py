@@ -12,6 +12,7 @@ from torchmetrics import MeanMetric, Metric
 from paceline.lightning_modules.backend.layout import Layout
 from paceline.lightning_modules.backend.ledger import engine_bytes
 from paceline.lightning_modules.backend.search import Dimension
+from paceline.lightning_modules.backend.state import State, tensors, trained
 from paceline.lightning_modules.backend.task import Task
 
 if TYPE_CHECKING:
@@ -80,13 +81,19 @@ class Algorithm(LightningModule):
         return engine_bytes(self.model_bytes, layout.ranks, zero_stage, backend) * steps
 
     @property
+    def parameter_count(self) -> int:
+        """How many numbers are trained."""
+        return sum(getattr(p, "ds_numel", p.numel()) for p in trained(self.task))
+
+    @property
     def model_bytes(self) -> int:
         """Bytes of the trained parameters."""
-        return sum(
-            getattr(p, "ds_numel", p.numel()) * p.element_size()
-            for p in self.parameters()
-            if p.requires_grad
-        )
+        return sum(getattr(p, "ds_numel", p.numel()) * p.element_size() for p in trained(self.task))
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of what replicas exchange: the trained parameters and the floating-point buffers."""
+        return self.model_bytes + sum(buffer.nbytes for buffer in tensors(self.task, "buffers"))
 
     @property
     def backend(self) -> "DeepSpeedBackend":
@@ -102,12 +109,12 @@ class Algorithm(LightningModule):
         with self.backend.exchanging():
             self.exchange(self.trainer.global_step + 1)
 
-    def mean_over_replicas(self, vector: Tensor) -> Tensor:
-        """The mean of `vector` over the replicas, weighted by their examples."""
-        return self.backend.sum_over_replicas(self.data_share * vector)
+    def mean_over_replicas(self, state: State) -> State:
+        """The mean of `state` over the replicas, weighted by their examples."""
+        return (self.data_share * state).map(self.backend.sum_over_replicas)
 
-    def evaluated_weights(self) -> Tensor | None:
-        """The weights [P] to evaluate, the same on every rank; None where each holds them already.
+    def evaluated_state(self) -> State | None:
+        """What to evaluate, the same on every rank; None where each holds it already.
 
         Every rank calls it at once, off the clock, so it may communicate.
         """
@@ -133,7 +140,7 @@ class Algorithm(LightningModule):
         return draw
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.task.configure_optimizer(p for p in self.parameters() if p.requires_grad)
+        return self.task.configure_optimizer(trained(self.task))
 
     def training_step(self, batch: Any, _: int) -> dict[str, Tensor]:
         logits = self.task(batch)
@@ -146,15 +153,15 @@ class Algorithm(LightningModule):
 
     @contextmanager
     def as_evaluated(self) -> Iterator[None]:
-        """Puts the weights to evaluate in the place of those that are trained on."""
-        evaluated = self.evaluated_weights()
-        if evaluated is None:
+        """Puts the model to evaluate in the place of the one that is trained on."""
+        evaluated = self.evaluated_state()
+        own = None if evaluated is None else self.backend.state()
+        if evaluated is not None:
+            self.backend.load(evaluated)
+        with self.backend.one_set_of_buffers(self.one_model):
             yield
-            return
-        trained = self.backend.weights()
-        self.backend.load_weights(evaluated)
-        yield
-        self.backend.load_weights(trained)
+        if own is not None:
+            self.backend.load(own)
 
     def on_validation_start(self) -> None:
         self._evaluating = self.as_evaluated()

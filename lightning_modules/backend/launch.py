@@ -79,15 +79,24 @@ def _rank_main(
     os.environ.update(environment)
     rank = int(environment["RANK"])
 
-    def report(kind: str, value: Any) -> None:
-        connection.send((kind, value))
+    lock = threading.Lock()
 
+    def report(kind: str, value: Any) -> None:
+        with lock:
+            connection.send((kind, value))
+
+    def fail(error: BaseException | None) -> None:
+        name = type(error).__name__
+        reason = f"raised {name}: {error}".splitlines()[0]
+        details = "".join(traceback.format_exception(error))
+        report("failure", Failure(rank, reason, time.time(), details, name))
+
+    # Whoever waits for a thread that has raised would wait for ever.
+    threading.excepthook = lambda raised: fail(raised.exc_value)
     try:
         report("result", target(*arguments, report))
     except BaseException as error:
-        name = type(error).__name__
-        reason = f"raised {name}: {error}".splitlines()[0]
-        report("failure", Failure(rank, reason, time.time(), traceback.format_exc(), name))
+        fail(error)
 
 
 def start_fork_server(*modules: str) -> None:

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.timeout(150)
 
 ALGORITHMS = find_algorithms()
 STEPS = 40
+MODELS = ("Normalised", "Frozen")  # with buffers; with frozen and with tied parameters
 # What makes an algorithm exchange several times in so few steps; none is needed where the defaults do.
 SETTINGS: dict[str, dict[str, Any]] = {
     "admm": {"local_steps": 5, "rho": 0.1},
@@ -44,10 +45,12 @@ class Case:
     workers: int
     ranks_per_replica: int | None = None
     zero_stage: int = 0
+    model: str = "Tower"
 
     def __str__(self) -> str:
         ranks = f"-of-{self.ranks_per_replica}" if self.ranks_per_replica else ""
-        return f"{self.algorithm}-{self.workers}{ranks}-zero{self.zero_stage}"
+        model = self.model.rpartition(":")[2]
+        return f"{self.algorithm}-{self.workers}{ranks}-zero{self.zero_stage}-{model}"
 
     def trial(self, **changes: Any) -> Trial:
         hyper_parameters = dict(SETTINGS.get(self.algorithm, {}))
@@ -67,6 +70,7 @@ class Case:
             STEPS,
             algorithm=self.algorithm,
             zero_stage=self.zero_stage,
+            model=self.model,
             hyper_parameters=hyper_parameters,
             **(settings | changes),
         )
@@ -87,7 +91,9 @@ def cases_of(name: str) -> list[Case]:
                 continue
             stages = (0, 1, 2) if workers == 4 and layout.ranks > 1 else (0,)
             found += [Case(name, workers, ranks, stage) for stage in stages]
-    return found
+    # Of each kind of model, where the algorithm has as few workers as it exchanges between.
+    few = min((case.workers for case in found if case.workers > 1), default=1)
+    return [Case(name, few, model=f"tests.models:{model}") for model in MODELS] + found
 
 
 CASES = [case for name in ALGORITHMS for case in cases_of(name)]
@@ -156,6 +162,21 @@ def test_it_resumes_with_the_same_weights(case: Case) -> None:
         return
     for before, after in zip(whole, resumed, strict=True):
         assert np.array_equal(after["weights"], before["weights"])
+        assert after["weights_sha256"] == before["weights_sha256"]
+
+
+def test_the_ranks_that_evaluate_together_evaluate_one_model(case: Case) -> None:
+    whole, _ = run(case)
+    layout = case.trial().layout
+    for rank, other in enumerate(whole):
+        first = (
+            0
+            if ALGORITHMS[case.algorithm].one_model
+            else layout.members(layout.replica_of(rank))[0]
+        )
+        assert other["digests"] == whole[first]["digests"]
+        assert len(set(other["digests"])) == 2
+        assert other["weights_sha256"] == whole[0]["weights_sha256"]
 
 
 @pytest.mark.parametrize("name", [n for n, a in ALGORITHMS.items() if not a.asynchronous])
