@@ -36,11 +36,11 @@ class IndependentReplicas(Algorithm):
         super().__init__(task)
         self._add_evaluation("ensemble")
 
-    def validation_step(self, batch: Any, _: int) -> None:
+    def validation_step(self, batch: Any, index: int) -> None:
         logits, labels = self.task(batch), self.task.labels(batch)
-        self._evaluate("validation", logits, labels)
+        self._evaluate("validation", logits, labels, index)
         ensemble = self._ensemble(self.task.probabilities(logits))
-        self._evaluate("ensemble", self.task.inverse(ensemble), labels)
+        self._evaluate("ensemble", self.task.inverse(ensemble), labels, index)
 
     def predictions(self, batch: Any) -> dict[str, Tensor]:
         own = super().predictions(batch)

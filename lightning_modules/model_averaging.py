@@ -91,9 +91,9 @@ class ModelAveraging(Algorithm):
         self.divergence = 0.0
 
     def on_train_start(self) -> None:
-        self.base_lrs = [group["lr"] for group in self.trainer.optimizers[0].param_groups]
         if self.round_start is not None:
             return  # a checkpoint has brought it
+        self.base_lrs = [group["lr"] for group in self.trainer.optimizers[0].param_groups]
         if self.local_epochs is not None:
             self.tau = max(1, round(self.local_epochs * self.epoch_steps))
         self.round_start = self.backend.state().weights
@@ -119,7 +119,7 @@ class ModelAveraging(Algorithm):
             self.velocity = self.outer_momentum * self.velocity + difference
             outer_step = difference + self.outer_momentum * self.velocity
             self.round_start = before - self.outer_lr * outer_step
-            if (self.round_start - before).norm() <= self.epsilon * before.norm():
+            if self.epsilon and (self.round_start - before).norm() <= self.epsilon * before.norm():
                 self.tau *= 2
         self.backend.load(self.round_start | average.buffers)
         self.exchanges += 1
@@ -140,12 +140,12 @@ class ModelAveraging(Algorithm):
         return {"replica_divergence": self.divergence, "tau": self.tau}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        rounds = (self.tau, self.next_exchange, self.round_begin)
+        rounds = (self.tau, self.next_exchange, self.round_begin, self.base_lrs)
         checkpoint["model_averaging"] = (self.round_start, self.velocity, rounds)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.round_start, self.velocity, rounds = checkpoint["model_averaging"]
-        self.tau, self.next_exchange, self.round_begin = rounds
+        self.tau, self.next_exchange, self.round_begin, self.base_lrs = rounds
 
     def expected_bytes(self, layout: Layout, zero_stage: int, steps: int) -> float:
         """Beside what the engine sends, an all-reduce of the model's state at each exchange."""

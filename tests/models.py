@@ -1,13 +1,19 @@
 """Models that are more than trained float32 matrices, each a kind that people bring."""
 
+import math
 import os
-from collections.abc import Iterable
-from typing import Any, ClassVar
+import random
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchmetrics import MeanAbsoluteError
+from torchmetrics.classification import BinaryAUROC
 
-from tests.workload import Rows, Tower
+from tests.workload import LinearRule, Rows, Tower, draw
 
 
 class Normalised(Tower):
@@ -114,3 +120,83 @@ class Unseeded(Tower):
         super().__init__(features, width, lr=lr)
         with torch.no_grad():
             self.tower[0].bias.fill_(float(os.getpid()))
+
+
+class Regression(Tower):
+    """Whose labels are numbers in [0, 1]."""
+
+    metric_name = "absolute error"
+
+    def metric(self) -> MeanAbsoluteError:  # type: ignore[override]
+        return MeanAbsoluteError()
+
+
+class Ranked(Tower):
+    metric_name = "AUROC"
+
+    def metric(self) -> BinaryAUROC:  # type: ignore[override]
+        return BinaryAUROC()
+
+
+class OneByOne(Dataset[Rows]):
+    """Examples that are read one at a time, by a number that has to be Python's."""
+
+    def __init__(self, rows: Rows, augment: Callable[[], float] = lambda: 0.0) -> None:
+        self.rows, self.augment = rows, augment
+
+    def __len__(self) -> int:
+        return len(self.rows.y)
+
+    def __getitem__(self, index: int) -> Rows:
+        if type(index) is not int:
+            raise TypeError(f"a {type(index).__name__} is no int")
+        return Rows(self.rows.x[index] + self.augment(), self.rows.y[index])
+
+
+class Drawn(LinearRule):
+    """Whose split and augmentation are drawn without a generator of their own.
+
+    Args:
+        source: of the random numbers; `entropy` is a generator that nobody can seed.
+        nan: the validation rows whose features are not numbers.
+        one_class: whether all validation labels are 1.
+        soft: whether labels are 0.25 and 0.75, not 0 and 1.
+    """
+
+    def __init__(
+        self,
+        source: Literal["random", "numpy", "torch", "entropy"] = "random",
+        nan: list[int] | None = None,
+        one_class: bool = False,
+        soft: bool = False,
+    ) -> None:
+        super().__init__()
+        self.source, self.nan = source, nan or []
+        self.one_class, self.soft = one_class, soft
+
+    def draw(self) -> float:
+        match self.source:
+            case "random":
+                return random.random()
+            case "numpy":
+                return float(np.random.random())
+            case "torch":
+                return torch.rand(()).item()
+            case _:
+                return float(np.random.default_rng().random())
+
+    def setup(self, stage: str | None = None) -> None:
+        rows = draw(150, 1)
+        rows = Rows(rows.x, (rows.y + 0.5) / 2 if self.soft else rows.y)
+        order = sorted(range(150), key=lambda _: self.draw())
+        self.train = Rows(*(part[order[:100]] for part in rows))
+        self.validation = Rows(*(part[order[100:]].clone() for part in rows))
+        self.validation.x[self.nan] = math.nan
+        if self.one_class:
+            self.validation.y.fill_(1.0)
+
+    def train_dataloader(self) -> DataLoader[Rows]:
+        return DataLoader(OneByOne(self.train, lambda: 0.1 * self.draw()))
+
+    def val_dataloader(self) -> DataLoader[Rows]:
+        return DataLoader(OneByOne(self.validation))

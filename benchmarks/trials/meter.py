@@ -12,7 +12,7 @@ import torch.distributed
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from paceline.lightning_modules.backend.algorithm import Algorithm
+from paceline.lightning_modules.backend.algorithm import Algorithm, Undefined
 from paceline.lightning_modules.backend.clock import Clock
 from paceline.lightning_modules.backend.strategy import DeepSpeedBackend
 
@@ -112,6 +112,8 @@ class Meter(Callback):
         loss /= max(steps, 1)
         if not math.isfinite(loss):
             raise Diverged(f"the training loss is {loss} at step {step}")
+        measured = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        self._check(measured, cast(Algorithm, algorithm).not_finite)
         self.report(
             "point",
             {
@@ -122,10 +124,20 @@ class Meter(Callback):
                 "bytes_sent_per_worker": sent,
                 "messages_per_worker": sent_messages,
                 "train_loss": loss,
-                **{name: value.item() for name, value in trainer.callback_metrics.items()},
+                **measured,
                 **dict(zip(figures, means, strict=True)),
             },
         )
+
+    def _check(self, measured: dict[str, float], not_finite: float) -> None:
+        """Raises `Undefined` where a figure of this evaluation is not a number, on every rank alike."""
+        (row,) = self._over_ranks(torch.distributed.ReduceOp.MIN, not_finite)
+        for name, value in measured.items():
+            if math.isfinite(value):
+                continue
+            where = f" at row {row:.0f} of the validation examples" if row < math.inf else ""
+            shown = "NaN" if math.isnan(value) else value
+            raise Undefined(f"{name.replace('_', ' ')} is {shown}{where}")
 
     def on_train_end(self, trainer: Trainer, algorithm: LightningModule) -> None:
         self.clock.stop()

@@ -1,6 +1,8 @@
 """The base of every algorithm: a LightningModule around a task."""
 
-from collections.abc import Callable, Iterator
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -17,6 +19,13 @@ from paceline.lightning_modules.backend.task import Task
 
 if TYPE_CHECKING:
     from paceline.lightning_modules.backend.strategy import DeepSpeedBackend
+
+
+NO_SAMPLES = "samples in targets"
+
+
+class Undefined(RuntimeError):
+    """The validation loss or metric is not a number, while the training loss is."""
 
 
 class Algorithm(LightningModule):
@@ -36,6 +45,8 @@ class Algorithm(LightningModule):
         exchanges: how many exchanges this rank has taken part in.
         data_share: this replica's examples over those of all replicas; whoever trains sets it.
         epoch_steps: steps in which a replica with an average share sees its examples once; likewise.
+        validation_rows: the numbers of the rows of each batch that this rank evaluates; likewise.
+        not_finite: the first row whose loss was not finite at the evaluation at hand, infinity if none.
 
     Args:
         task: the model with its loss, its metric and its optimizer.
@@ -55,6 +66,8 @@ class Algorithm(LightningModule):
         self.exchanges = 0
         self.data_share = 1.0
         self.epoch_steps = 1.0
+        self.validation_rows: Sequence[Sequence[int]] = ()
+        self.not_finite = math.inf
 
     @classmethod
     def layout(cls, workers: int, **hyper_parameters: Any) -> Layout:
@@ -164,18 +177,29 @@ class Algorithm(LightningModule):
             self.backend.load(own)
 
     def on_validation_start(self) -> None:
+        self.not_finite = math.inf
         self._evaluating = self.as_evaluated()
         self._evaluating.__enter__()
 
-    def validation_step(self, batch: Any, _: int) -> None:
-        self._evaluate("validation", self.task(batch), self.task.labels(batch))
+    def validation_step(self, batch: Any, index: int) -> None:
+        self._evaluate("validation", self.task(batch), self.task.labels(batch), index)
 
     def on_validation_epoch_end(self) -> None:
         for name, metric in self.evaluation.items():
-            value = cast(Metric, metric).compute()
+            value = self._computed(name, cast(Metric, metric))
             self.log(name, value if self.one_model else self.backend.mean_over_ranks(value))
             cast(Metric, metric).reset()
         self._evaluating.__exit__(None, None, None)
+
+    def _computed(self, name: str, metric: Metric) -> Tensor:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            value: Tensor = metric.compute()
+        # torchmetrics gives zero, and this warning on rank 0, for curves of labels of one class.
+        text = next((str(w.message) for w in caught if NO_SAMPLES in str(w.message)), "")
+        if text and value == 0:
+            raise Undefined(f"{name.replace('_', ' ')} is undefined: {text.partition(',')[0]}")
+        return value
 
     def on_fit_start(self) -> None:
         if not self.one_model:
@@ -183,11 +207,17 @@ class Algorithm(LightningModule):
                 cast(Metric, metric).process_group = self.backend.groups.replica
 
     def _add_evaluation(self, what: str) -> None:
-        self.evaluation[f"{what}_loss"] = MeanMetric()
+        # What is not a number must not be left out of the mean.
+        self.evaluation[f"{what}_loss"] = MeanMetric(nan_strategy="disable")
         self.evaluation[f"{what}_metric"] = self.task.metric()
 
-    def _evaluate(self, what: str, logits: Tensor, labels: Tensor) -> None:
+    def _evaluate(self, what: str, logits: Tensor, labels: Tensor, index: int) -> None:
         loss = self.task.loss(logits, labels)
+        if not loss.isfinite():
+            rows = (slice(i, i + 1) for i in range(len(labels)))
+            losses = [self.task.loss(logits[row], labels[row]) for row in rows]
+            place = next((i for i, own in enumerate(losses) if not own.isfinite()), 0)
+            self.not_finite = min(self.not_finite, int(self.validation_rows[index][place]))
         cast(Metric, self.evaluation[f"{what}_loss"]).update(loss, weight=len(labels))
         metric = cast(Metric, self.evaluation[f"{what}_metric"])
-        metric.update(self.task.probabilities(logits), labels.int())
+        metric.update(self.task.probabilities(logits), labels)

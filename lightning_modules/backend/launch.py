@@ -26,7 +26,12 @@ LATE_IMPORTS = (
 # For glibc: to keep the memory that was freed. By default it takes every block of 32 MiB and more from
 # the kernel anew, and half of an all-gather of 16 MB is then page faults. Both are read when a process
 # starts, and the fork server is the one that does.
-KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
+# For Python: in which order the ranks go over a set of strings, now and at every repetition.
+ENVIRONMENT = {
+    "PYTHONHASHSEED": "0",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+}
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ def start_fork_server(*modules: str) -> None:
 
     Where it runs already, nothing happens.
     """
-    for name, value in KEEP_MEMORY.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*modules, *LATE_IMPORTS])

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,7 @@ def digest(model: nn.Module) -> bytes:
     """The SHA-256 of all parameters and buffers of a model."""
     found = hashlib.sha256()
     for tensor in tensors(model):
-        found.update(_as_bytes(tensor).cpu().numpy())
+        found.update(as_bytes(tensor).cpu().numpy().data)
     return found.digest()
 
 
@@ -147,7 +147,7 @@ class State:
 
 def pack(tensors: Iterable[Tensor]) -> Tensor:
     """The bytes of some tensors, of whatever dtypes, in one vector on the CPU."""
-    parts = [_as_bytes(tensor).cpu() for tensor in tensors]
+    parts = [as_bytes(tensor).cpu() for tensor in tensors]
     return torch.cat([torch.empty(0, dtype=torch.uint8), *parts])
 
 
@@ -158,5 +158,6 @@ def unpack(packed: Tensor, tensors: list[Tensor]) -> None:
         tensor.copy_(part.clone().view(tensor.dtype).view_as(tensor))
 
 
-def _as_bytes(tensor: Tensor) -> Any:
+def as_bytes(tensor: Tensor) -> Tensor:
+    """The bytes of a tensor, whatever its dtype, as a vector."""
     return tensor.detach().contiguous().flatten().view(torch.uint8)

@@ -31,13 +31,17 @@ from paceline.lightning_modules.backend.groups import ReplicaGroups
 from paceline.lightning_modules.backend.layout import Layout
 from paceline.lightning_modules.backend.ledger import Ledger
 from paceline.lightning_modules.backend.precision import OwnPrecision
+from paceline.lightning_modules.backend.randomness import restore as restore_random
+from paceline.lightning_modules.backend.randomness import state as random_state
 from paceline.lightning_modules.backend.state import (
     Key,
     State,
     digest,
     groups,
+    pack,
     tensors,
     trained,
+    unpack,
 )
 
 
@@ -102,7 +106,7 @@ class DeepSpeedBackend(DeepSpeedStrategy):
         self.clock: Clock
         self.groups: ReplicaGroups
         self.zero_stage = zero_stage
-        self._rng_state: torch.Tensor | None = None
+        self._random_state: dict[str, Any] | None = None
 
     @property
     def root_device(self) -> torch.device:
@@ -191,40 +195,42 @@ class DeepSpeedBackend(DeepSpeedStrategy):
         self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None
     ) -> None:
         """Writes the state of every replica, each under a tag of its own, into folder `filepath`."""
-        state = {k: v for k, v in checkpoint.items() if k not in ("state_dict", "optimizer_states")}
         folder = self.broadcast(filepath)
         with self.ledger.during("checkpoint"):
-            self.deepspeed_engine.save_checkpoint(
-                str(folder), self._tag, client_state=state, save_latest=False
-            )
-        torch.save(get_accelerator().get_rng_state(), self._rng_file(folder))
+            self.deepspeed_engine.save_checkpoint(str(folder), self._tag, save_latest=False)
+        # DeepSpeed has no place for what the ranks of a replica have of their own.
+        own = {k: v for k, v in checkpoint.items() if k not in ("state_dict", "optimizer_states")}
+        buffers = tensors(self.task, "buffers", "counters")
+        torch.save((own, buffers, random_state()), self._file_of_rank(folder))
 
     def load_checkpoint(
         self, checkpoint_path: str | Path, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Loads this replica's part of a checkpoint and returns Lightning's state.
+        """Loads this rank's part of a checkpoint and returns Lightning's state.
 
         Raises:
-            FileNotFoundError: the folder holds no state of this replica.
+            FileNotFoundError: the folder holds no state of this rank.
         """
-        if not self._rng_file(checkpoint_path).is_file():
+        file = self._file_of_rank(checkpoint_path)
+        if not file.is_file():
             raise FileNotFoundError(f"{checkpoint_path}: no checkpoint of {self._tag} in it")
         with self.ledger.during("checkpoint"):
-            _, state = self.deepspeed_engine.load_checkpoint(
+            self.deepspeed_engine.load_checkpoint(
                 str(checkpoint_path), self._tag, load_lr_scheduler_states=False
             )
-        self._rng_state = torch.load(self._rng_file(checkpoint_path))
-        return dict(state)
+        own, buffers, self._random_state = torch.load(file, weights_only=False)
+        for buffer, saved in zip(tensors(self.task, "buffers", "counters"), buffers, strict=True):
+            buffer.copy_(saved)
+        return dict(own)
 
     def on_train_start(self) -> None:
         # Only now: Lightning draws random numbers of its own when it sets up the data.
-        if self._rng_state is not None:
-            get_accelerator().set_rng_state(self._rng_state)
-            self._rng_state = None
+        if self._random_state is not None:
+            restore_random(self._random_state)
+            self._random_state = None
 
-    def _rng_file(self, folder: str | Path) -> Path:
-        # DeepSpeed has no place for what differs between the ranks of a replica: their dropout.
-        return Path(folder) / self._tag / f"rng_state_rank_{self.global_rank}.pt"
+    def _file_of_rank(self, folder: str | Path) -> Path:
+        return Path(folder) / self._tag / f"rank_{self.global_rank}.pt"
 
     @property
     def _tag(self) -> str:
@@ -325,12 +331,14 @@ class DeepSpeedBackend(DeepSpeedStrategy):
         found = tensors(self.task, "buffers", "counters")
         own = [buffer.clone() for buffer in found]
         first = 0 if of_all else self.layout.members(self.replica)[0]
-        for buffer in found:
-            if buffer.is_floating_point():
-                dist.all_reduce(buffer, group=self.groups.replica)
-                buffer /= self.layout.ranks
-            else:
-                dist.broadcast(buffer, first, group=None if of_all else self.groups.replica)
+        for buffer in tensors(self.task, "buffers"):
+            dist.all_reduce(buffer, group=self.groups.replica)
+            buffer /= self.layout.ranks
+        if counters := tensors(self.task, "counters"):
+            # As bytes, as no backend sends every dtype.
+            packed = pack(counters).to(self.root_device)
+            dist.broadcast(packed, first, group=None if of_all else self.groups.replica)
+            unpack(packed, counters)
         yield
         for buffer, before in zip(found, own, strict=True):
             buffer.copy_(before)
