@@ -51,6 +51,7 @@ class Codistillation(IndependentReplicas):
 
     name = "codistillation"
     title = "codistillation"
+    zero_stages = (0, 1, 2)
     search_space = {
         "ranks_per_replica": Choice((1, 2, 4, 8)),
         "alpha": Real(0.1, 10.0, log=True),

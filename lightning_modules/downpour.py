@@ -65,6 +65,7 @@ class Downpour(Algorithm):
         "staleness_aware": Choice((False, True)),
     }
     asynchronous = True
+    zero_stages = (0,)  # under the others DeepSpeed has consumed the gradients that are pushed
 
     def __init__(
         self,

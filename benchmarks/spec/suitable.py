@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
 from paceline.benchmarks.spec.benchmark import Trial, Workload
+from paceline.benchmarks.spec.optimizing import check_optimized, check_under_zero
 from paceline.benchmarks.spec.plugin import ConfigError, Plugin
 from paceline.datasets.batches import with_batches
 from paceline.datasets.reading import cache
@@ -99,6 +100,8 @@ def _prepared(trials: Sequence[Trial]) -> LightningDataModule:
                 trial.algorithm_class(task, **trial.hyper_parameters)
             except ValueError as error:
                 raise ConfigError(f"algorithms.{trial.label}: {error}") from error
+    if stages := {trial.zero_stage for trial in trials} - {0}:
+        check_under_zero(workload.task, task, min(stages))
     for trial in trials:
         together = trial.workers if trial.algorithm_class.one_model else trial.layout.ranks
         if len(dataset) < together:
@@ -154,7 +157,7 @@ def _checked_task(workload: Workload, data: LightningDataModule, loader: DataLoa
         optimizer = task.configure_optimizer(trained(task))
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(f"a {type(optimizer).__name__} is no torch.optim.Optimizer")
-    _check_optimized(plugin, task, optimizer)
+    check_optimized(plugin, task, optimizer)
     return task
 
 
@@ -179,23 +182,6 @@ def _check_scalar(plugin: Plugin, metric: Metric) -> None:
     if not isinstance(value, Tensor) or value.dim():
         what = _shape(value) if isinstance(value, Tensor) else f"a {type(value).__name__}"
         raise ConfigError(f"{plugin}: metric().compute() gave {what}; give one number, a scalar")
-
-
-def _check_optimized(plugin: Plugin, task: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    names = {parameter: name for name, parameter in task.named_parameters()}
-    given = set(trained(task))
-    stepped = {p for group in optimizer.param_groups for p in group["params"]}
-    if missing := [names[p] for p in names if p in given - stepped]:
-        raise ConfigError(
-            f"{plugin}: the optimizer of configure_optimizer(parameters) does not step on"
-            f" {', '.join(missing)}; put them into a group, or set requires_grad to False"
-        )
-    if strange := stepped - given:
-        own = sorted(names[p] for p in strange if p in names) or ["tensors of another model"]
-        raise ConfigError(
-            f"{plugin}: the optimizer of configure_optimizer(parameters) steps on what it was not given:"
-            f" {', '.join(own)}"
-        )
 
 
 def _tensor(plugin: Plugin, call: str, value: Any) -> Tensor:

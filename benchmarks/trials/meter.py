@@ -17,6 +17,7 @@ from paceline.lightning_modules.backend.clock import Clock
 from paceline.lightning_modules.backend.strategy import DeepSpeedBackend
 
 LOSSES = 256  # added up at once, as adding costs as much as all else that is measured in a step
+SHOW_S = 0.25  # between two reports of progress
 # Of the first validation rows, kept with the trial so that retrains can be compared.
 PREDICTED_ROWS, PREDICTED_VALUES = 10_000, 2_000_000
 Report = Callable[[str, Any], None]
@@ -73,13 +74,16 @@ class Meter(Callback):
         if len(self.losses) == LOSSES:
             self._add_losses()
         self.steps += 1
-        if time.monotonic() - self.reported > 0.25:
-            self.reported = time.monotonic()
+        if time.monotonic() - self.reported > SHOW_S:
             loss = outputs["task_loss"].item()
             if not math.isfinite(loss):
                 raise Diverged(f"the training loss is {loss} at step {trainer.global_step}")
-            self.report("progress", {"step": trainer.global_step, "train_loss": loss})
+            self._show(trainer.global_step, loss)
         self.clock.enter("data")
+
+    def _show(self, step: int, loss: float | None = None) -> None:
+        self.reported = time.monotonic()
+        self.report("progress", {"step": step, "train_loss": loss})
 
     def _add_losses(self) -> None:
         if self.losses:
@@ -90,6 +94,10 @@ class Meter(Callback):
         self.clock.stop()
         self._add_losses()
         self.ledger.phase = "evaluation"
+
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if time.monotonic() - self.reported > SHOW_S:
+            self._show(trainer.global_step)
 
     def on_validation_end(self, trainer: Trainer, algorithm: LightningModule) -> None:
         messages, wire = self.ledger.sent("train", "exchange")

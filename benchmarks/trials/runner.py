@@ -24,7 +24,6 @@ from paceline.benchmarks.trials.tracking import BenchmarkRun
 from paceline.lightning_modules.backend.launch import RankFailed, Ranks
 from paceline.reports.measures.scoring import score
 
-HUNG_AFTER_S = 600.0
 POLL_S = 0.2  # while another benchmark has the machine
 Watch = Callable[[dict[str, float]], None]
 Rank = Callable[[Trial, Any], dict[str, Any]]
@@ -106,7 +105,7 @@ def run(benchmark: Benchmark, client: MlflowClient, display: Display) -> Outcome
         KeyboardInterrupt: after the trial at hand has been ended and recorded as KILLED.
     """
     planned = benchmark.trials()
-    for reason in benchmark.left_out().values():
+    for reason in dict.fromkeys(benchmark.left_out().values()):
         display.note(f"left out: {reason}")
     about = prepare(planned, display)
     trials = {trial.identity(**about["facts"]): trial for trial in planned}
@@ -267,7 +266,7 @@ def follow(
     steps = 0
     results: dict[int, dict[str, Any]] = {}
     with Ranks(trial.workers, rank, trial, log=log) as ranks:
-        for number, kind, value in ranks.messages(HUNG_AFTER_S):
+        for number, kind, value in ranks.messages():
             if kind == "result":
                 results[number] = value
             elif number == 0 and kind == "point":

@@ -42,6 +42,7 @@ class Algorithm(LightningModule):
         one_model: whether the replicas train one model, begin alike and are evaluated as one.
             Otherwise each begins with weights of its own and is evaluated alone, on all validation
             examples; figures are means over the replicas.
+        zero_stages: the stages of ZeRO that it runs under.
         exchanges: how many exchanges this rank has taken part in.
         data_share: this replica's examples over those of all replicas; whoever trains sets it.
         epoch_steps: steps in which a replica with an average share sees its examples once; likewise.
@@ -57,6 +58,7 @@ class Algorithm(LightningModule):
     search_space: ClassVar[dict[str, Dimension]] = {}
     asynchronous: ClassVar[bool] = False
     one_model: ClassVar[bool] = True
+    zero_stages: ClassVar[tuple[int, ...]] = (0, 1, 2)  # under 3 no rank holds the parameters
 
     def __init__(self, task: Task) -> None:
         super().__init__()

@@ -1,6 +1,7 @@
 """Codistillation and its controls against independent runs and against their equations by hand."""
 
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -183,3 +184,12 @@ def test_label_smoothing_follows_its_equation(towards: str) -> None:
 def test_label_smoothing_without_weight_is_synchronous_sgd() -> None:
     smoothed = results(2, "label_smoothing", hyper_parameters={"alpha": 0.0})
     assert np.array_equal(smoothed[0]["weights"], results(2, "sync_sgd")[0]["weights"])
+
+
+def test_label_smoothing_goes_on_with_the_marginal_of_each_rank(tmp_path: Path) -> None:
+    hyper = {"alpha": 0.4, "towards": "marginal"}
+    described = trial(2, 6, STEPS, algorithm="label_smoothing", hyper_parameters=hyper)
+    run_ranks(2, train, described, Plan(save_to=tmp_path, save_at=7))
+    resumed = run_ranks(2, train, described, Plan(resume_from=tmp_path))
+    whole = run_ranks(2, train, described, Plan())
+    assert np.array_equal(resumed[0]["weights"], whole[0]["weights"])

@@ -11,6 +11,7 @@ from paceline.benchmarks.spec.plugin import ConfigError
 from paceline.benchmarks.spec.reading import load_benchmark, load_workload
 from paceline.benchmarks.spec.suitable import data_fingerprint, description, prepared
 from paceline.benchmarks.sweeps.plan import plans
+from paceline.benchmarks.trials.rank import run_rank
 from paceline.lightning_modules import find_algorithms
 from tests import ROOT
 from tests.checkout import Checkout
@@ -113,6 +114,58 @@ def test_every_field_can_be_overridden(written) -> None:
     ]
 
 
+def left_out_under(stage: int, task: str) -> dict[str, str]:
+    benchmark = load(task, f"--scale.zero_stage={stage}")
+    return {label: reason for (label, _), reason in benchmark.left_out().items()}
+
+
+def test_what_does_not_run_under_a_stage_of_zero_is_left_out_with_the_reason(written) -> None:
+    assert not left_out_under(0, written())
+    assert left_out_under(1, written()) == {
+        "downpour": "algorithms.downpour: runs under ZeRO 0, and scale.zero_stage is 1"
+    }
+    whole = {"admm", "codistillation", "downpour", "elastic_averaging", "model_averaging"}
+    assert set(left_out_under(3, written())) == whole
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_every_algorithm_runs_under_the_stages_of_zero_that_it_states(written, stage: int) -> None:
+    overrides = (f"--scale.zero_stage={stage}", "--workload.budget.evaluations=1")
+    for trial in load(written(), *SMALL, *overrides).trials():
+        run_ranks(trial.workers, run_rank, trial)
+
+
+def test_an_optimizer_that_looks_at_tensors_is_refused_where_zero_cuts_them(written) -> None:
+    for name in (
+        "SGD(parameters, lr=0.1, momentum=0.9)",
+        "Adagrad(parameters)",
+        "AdamW(parameters)",
+    ):
+        task = written("SGD(parameters, lr=self.lr)", name)
+        prepared(load(task, "--scale.zero_stage=1").trials())
+    matrices = written(
+        "10))", "10, bias=False)).requires_grad_(False); self.network[2].requires_grad_()"
+    )
+    path = Path(matrices.rpartition(":")[0])
+    path.write_text(path.read_text().replace("SGD(parameters, lr=self.lr)", "Muon(parameters)"))
+    prepared(load(matrices).trials())
+    with pytest.raises(ConfigError) as error:
+        prepared(load(matrices, "--scale.zero_stage=1").trials())
+    assert str(error.value) == (
+        "my_model.py:MyTask: Muon looks at whole tensors, and ZeRO 1 gives it parts of them in one"
+        " vector; leave scale.zero_stage at 0"
+    )
+
+
+def test_a_model_of_another_dtype_is_refused_under_zero(written) -> None:
+    task = written("nn.Linear(width, 10))", "nn.Linear(width, 10)).double()")
+    prepared(load(task).trials())
+    with pytest.raises(
+        ConfigError, match=r"is float64, which ZeRO 1 would train in float32; leave"
+    ):
+        prepared(load(task, "--scale.zero_stage=1").trials())
+
+
 def test_a_yaml_names_classes_of_a_file_too(written, tmp_path) -> None:
     task = written()
     data = task.replace("MyTask", "MyData")
@@ -140,8 +193,6 @@ def test_a_lightning_module_with_the_methods_of_a_task_is_one(written) -> None:
     path.write_text(path.read_text().replace("(Task)", "(LightningModule)"))
     trial = next(t for t in load(text, *SMALL).trials() if t.label == "codistillation")
     prepared([trial])
-    from paceline.benchmarks.trials.rank import run_rank
-
     figures = run_ranks(2, run_rank, trial)
     assert figures[0]["steps"] == 40
 
