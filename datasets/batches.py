@@ -15,11 +15,25 @@ def collate(batch: Any) -> Any:
     return batch
 
 
+class PlainNumbers:
+    """Batches of row numbers as lists of Python integers, which is what datasets are written for."""
+
+    def __init__(self, batches: Any) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.batches:
+            yield np.asarray(batch).tolist()
+
+
 def with_batches(loader: DataLoader[Any], batches: Any) -> DataLoader[Any]:
     """The loader of a data module, with these batches of row numbers in place of its own."""
     return DataLoader(
         loader.dataset,
-        batch_sampler=batches,
+        batch_sampler=PlainNumbers(batches),
         collate_fn=loader.collate_fn,
         # Else each pass over it draws from the random numbers that dropout goes on with.
         generator=torch.Generator(),

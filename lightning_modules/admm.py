@@ -19,7 +19,7 @@ tightly the replicas are held together.
 Paper: Boyd et al. (2011), "Distributed Optimization and Statistical Learning via the Alternating
 Direction Method of Multipliers", sections 3.3, 3.4.1, 7.1 and 7.1.1.
 
-Evaluated is the consensus z.
+Evaluated is the consensus z, with the mean of the replicas' buffers.
 """
 
 from typing import Any, Literal
@@ -31,6 +31,7 @@ from paceline.lightning_modules.backend.algorithm import Algorithm
 from paceline.lightning_modules.backend.layout import Layout
 from paceline.lightning_modules.backend.ledger import wire_bytes
 from paceline.lightning_modules.backend.search import Integer, Real
+from paceline.lightning_modules.backend.state import State, trained
 from paceline.lightning_modules.backend.task import Task
 
 BALANCE, FACTOR = 10.0, 2.0  # of the residuals and of rho, Boyd et al. equation 3.13
@@ -76,23 +77,22 @@ class ConsensusADMM(Algorithm):
             raise ValueError(f"rho must be positive, not {rho}")
         self.local_steps, self.rho, self.adapt_rho = local_steps, rho, adapt_rho
         self.penalty, self.penalty_weight, self.tolerance = penalty, penalty_weight, tolerance
-        self.consensus: Tensor | None = None
-        self.dual: Tensor
+        self.consensus: State | None = None
+        self.dual: State
         self.primal_residual = self.dual_residual = 0.0
         self.converged = False
 
     def on_train_start(self) -> None:
         if self.consensus is None:  # else a checkpoint has brought it
-            self.consensus = self.backend.weights()
-            self.dual = torch.zeros_like(self.consensus)
+            self.consensus = self.backend.state()
+            self.dual = self.consensus.weights.map(torch.zeros_like)
         self._aim()
 
     def _aim(self) -> None:
         """What the local steps are pulled towards, z - u_i, in the shapes of the parameters."""
         assert self.consensus is not None
-        trained = [p for p in self.parameters() if p.requires_grad]
-        parts = (self.consensus - self.dual).split([p.numel() for p in trained])
-        self.aims = [(p, part.view_as(p)) for p, part in zip(trained, parts, strict=True)]
+        aims = (self.consensus.weights - self.dual).tensors()
+        self.aims = list(zip(trained(self.task), aims, strict=True))
 
     def added_loss(self, batch: Any, logits: Tensor) -> Tensor:
         distances = [(p - aim).square().sum() for p, aim in self.aims]
@@ -102,16 +102,20 @@ class ConsensusADMM(Algorithm):
         if step % self.local_steps:
             return
         assert self.consensus is not None
-        weights, before = self.backend.weights(), self.consensus
-        self.consensus = self._proximal(self.mean_over_replicas(weights + self.dual))
-        gap = weights - self.consensus
+        state, before = self.backend.state(), self.consensus.weights
+        weights = state.weights
+        mean = self.mean_over_replicas((weights + self.dual) | state.buffers)
+        consensus = mean.weights.map(self._proximal)
+        self.consensus = consensus | mean.buffers
+        gap = weights - consensus
         self.dual += gap
-        norms = torch.stack([v.double().square().sum() for v in (gap, weights, self.dual)])
-        primal, local, dual = self.backend.sum_over_replicas(norms).sqrt().tolist()
+        squares = torch.tensor([v.norm() ** 2 for v in (gap, weights, self.dual)])
+        squares = squares.to(self.device, torch.float64)
+        primal, local, dual = self.backend.sum_over_replicas(squares).sqrt().tolist()
         replicas = self.backend.layout.replicas**0.5
         self.primal_residual = primal
-        self.dual_residual = self.rho * replicas * float((self.consensus - before).norm())
-        scale = max(local, replicas * float(self.consensus.norm()))
+        self.dual_residual = self.rho * replicas * (consensus - before).norm()
+        scale = max(local, replicas * consensus.norm())
         self.converged = (
             self.primal_residual <= self.tolerance * scale
             and self.dual_residual <= self.tolerance * self.rho * dual
@@ -136,14 +140,14 @@ class ConsensusADMM(Algorithm):
         else:
             return
         self.rho *= factor
-        self.dual /= factor
+        self.dual = self.dual * (1 / factor)
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
         # The residuals are the same on every rank.
         self.trainer.should_stop |= self.converged
 
-    def evaluated_weights(self) -> Tensor | None:
+    def evaluated_state(self) -> State | None:
         return self.consensus
 
     def figures(self) -> dict[str, float]:
@@ -160,6 +164,6 @@ class ConsensusADMM(Algorithm):
         self.consensus, self.dual, self.rho = checkpoint["admm"]
 
     def expected_bytes(self, layout: Layout, zero_stage: int, steps: int) -> float:
-        """An all-reduce of the weights, and one of three norms, every K steps."""
-        payload = self.model_bytes + 3 * 8
+        """An all-reduce of the model's state, and one of three norms, every K steps."""
+        payload = self.state_bytes + 3 * 8
         return wire_bytes("all_reduce", payload, layout.replicas) * (steps // self.local_steps)

@@ -20,15 +20,16 @@ Evaluated is each replica alone, and beside it the ensemble.
 """
 
 from copy import deepcopy
+from operator import itemgetter
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.utils import vector_to_parameters
 
 from paceline.lightning_modules.backend.layout import Layout
 from paceline.lightning_modules.backend.ledger import wire_bytes
 from paceline.lightning_modules.backend.search import Choice, Integer, Real
+from paceline.lightning_modules.backend.state import State, groups
 from paceline.lightning_modules.backend.task import Task
 from paceline.lightning_modules.independent import IndependentReplicas
 
@@ -50,6 +51,7 @@ class Codistillation(IndependentReplicas):
 
     name = "codistillation"
     title = "codistillation"
+    zero_stages = (0, 1, 2)
     search_space = {
         "ranks_per_replica": Choice((1, 2, 4, 8)),
         "alpha": Real(0.1, 10.0, log=True),
@@ -72,7 +74,7 @@ class Codistillation(IndependentReplicas):
         if alpha < 0 or burn_in < 0:
             raise ValueError(f"alpha and burn_in must not be negative: {alpha}, {burn_in}")
         self.alpha, self.burn_in, self.period, self.teachers = alpha, burn_in, period, teachers
-        self.checkpoints: Tensor | None = None
+        self.checkpoints: list[State] | None = None
         self.models: list[Task] = []  # a list of its own, as a teacher is not trained
         self.agreement = torch.zeros(())
         self.row_bytes = 0
@@ -85,23 +87,31 @@ class Codistillation(IndependentReplicas):
         return layout
 
     def on_train_start(self) -> None:
+        if self.teachers == "checkpoints":
+            # Frozen layers once, before the training: no exchange sends them.
+            self._teach(self._of_others(State.of(groups(self.task, "frozen"))))
         if self.checkpoints is not None:
             self._teach(self.checkpoints)
 
     def exchange(self, step: int) -> None:
         if self.teachers == "predictions" or step % self.period or step < self.burn_in:
             return
-        gathered = self.backend.gather_from_replicas(self.backend.weights())
-        others = [i for i in range(len(gathered)) if i != self.backend.replica]
-        self._teach(gathered[others])
+        self.checkpoints = self._of_others(self.backend.state())
+        self._teach(self.checkpoints)
         self.exchanges += 1
 
-    def _teach(self, checkpoints: Tensor) -> None:
-        self.checkpoints = checkpoints
-        while len(self.models) < len(checkpoints):
-            self.models.append(deepcopy(self.task).eval().requires_grad_(False))
-        for model, weights in zip(self.models, checkpoints, strict=True):
-            vector_to_parameters(weights, model.parameters())
+    def _of_others(self, state: State) -> list[State]:
+        """That `state` of every other replica, by one all-gather a part."""
+        gathered = state.map(self.backend.gather_from_replicas)
+        replicas = [i for i in range(self.backend.layout.replicas) if i != self.backend.replica]
+        return [gathered.map(itemgetter(i)) for i in replicas]
+
+    def _teach(self, states: list[State]) -> None:
+        """Puts a part of the state of every other replica into the models that teach."""
+        while len(self.models) < len(states):
+            self.models.append(deepcopy(self.task).eval())
+        for model, state in zip(self.models, states, strict=True):
+            state.copy_to(model)
 
     def added_loss(self, batch: Any, logits: Tensor) -> Tensor | float:
         targets = self._targets(batch, logits)
@@ -115,8 +125,10 @@ class Codistillation(IndependentReplicas):
     def _targets(self, batch: Any, logits: Tensor) -> Tensor | None:
         """The mean prediction of the other replicas on this batch, once there is one."""
         if self.teachers == "checkpoints":
+            if self.checkpoints is None:
+                return None
             predictions = [model.probabilities(model(batch)) for model in self.models]
-            return torch.stack(predictions).mean(dim=0) if predictions else None
+            return torch.stack(predictions).mean(dim=0)
         if self.trainer.global_step < self.burn_in:
             return None
         own = self.task.probabilities(logits.detach())
@@ -148,6 +160,6 @@ class Codistillation(IndependentReplicas):
     def expected_bytes(self, layout: Layout, zero_stage: int, steps: int) -> float:
         """A checkpoint, or a batch's predictions, to each other replica at each exchange, and what
         the engine sends inside a replica at every step."""
-        payload = self.model_bytes if self.teachers == "checkpoints" else self.row_bytes
+        payload = self.state_bytes if self.teachers == "checkpoints" else self.row_bytes
         exchanged = wire_bytes("all_gather", payload, layout.replicas) * self.exchanges
         return exchanged + super().expected_bytes(layout, zero_stage, steps)

@@ -5,11 +5,12 @@
                 x_i <- the weights of all shards                                  every n_fetch steps
     shard s:    w_s <- optimizer(w_s, G_i,s)                                       at every push
 
-Each rank trains in one thread and serves a shard of the weights in another; the shards' optimizer is
-the workload's, SGD or Adagrad with its learning rate. The staleness of a push is the number of pushes
-that a shard has applied since the worker fetched from it. With `staleness_aware` the learning rate of a
-push is divided by it (where it is at least 1). In the first `warm_start` steps, at most up to the first
-evaluation, worker 0 trains alone.
+Each rank trains in one thread and serves a shard, some whole tensors of the model, in another; the
+shards' optimizer is the workload's, with its parameter groups. Buffers are pushed and fetched with the
+weights; a push moves a shard's b_s by (b_i - b_s) / N. The staleness of a push is the number of pushes
+of others that a shard has applied since the worker fetched from it. With `staleness_aware` the learning
+rate of a push is divided by it (where it is at least 1). In the first `warm_start` steps, at most up to
+the first evaluation, worker 0 trains alone.
 
 An asynchronous run is not repeatable, but it can be replayed: `replay` names the record of a run, and
 every shard then serves the workers in the recorded order, and every worker takes the recorded batches.
@@ -35,9 +36,9 @@ from paceline.lightning_modules.backend.parameter_server import (
     READ,
     REQUEST_BYTES,
     ParameterServer,
-    Shard,
 )
 from paceline.lightning_modules.backend.search import Choice, Integer
+from paceline.lightning_modules.backend.state import State, tensors
 from paceline.lightning_modules.backend.task import Task
 
 
@@ -64,6 +65,7 @@ class Downpour(Algorithm):
         "staleness_aware": Choice((False, True)),
     }
     asynchronous = True
+    zero_stages = (0,)  # under the others DeepSpeed has consumed the gradients that are pushed
 
     def __init__(
         self,
@@ -83,9 +85,9 @@ class Downpour(Algorithm):
         self.recorded = None if replay is None else _schedules(Path(replay))
         self.drawn: list[int] = []
         self.waiting = False
-        self.accrued: Tensor
+        self.accrued: State
         self.server: ParameterServer
-        self.resumed: tuple[Tensor, dict[str, Any]] | None = None
+        self.resumed: tuple[State, dict[str, Any]] | None = None
 
     def tickets(self, rank: int, draw: Callable[[], int]) -> Callable[[], int]:
         recorded = iter(self.recorded[rank]["tickets"]) if self.recorded else None
@@ -97,16 +99,16 @@ class Downpour(Algorithm):
         return drawn
 
     def on_train_start(self) -> None:
-        weights, rank = self.backend.weights(), self.backend.global_rank
+        rank = self.backend.global_rank
         self.server = ParameterServer(
-            weights,
-            lambda part: Shard(part, self.task.configure_optimizer, self.staleness_aware),
+            self.task,
+            self.staleness_aware,
             self.backend.comm,
             self.backend.ledger,
             self.backend.clock,
             replay=self.recorded[rank]["served"] if self.recorded else None,
         )
-        self.accrued = torch.zeros_like(weights)
+        self.accrued = self.backend.state().weights.map(torch.zeros_like)
         if self.resumed is not None:
             self.accrued, state = self.resumed
             self.server.shard.load(state)
@@ -117,7 +119,7 @@ class Downpour(Algorithm):
         if self.waiting and self.backend.global_rank > 0:
             with self.backend.exchanging():
                 self.server.wait_for_release()
-                self.backend.load_weights(self.server.fetch())
+                self._fetch()
             self.waiting = False
 
     def on_before_optimizer_step(self, _: Any) -> None:
@@ -125,13 +127,16 @@ class Downpour(Algorithm):
 
     def exchange(self, step: int) -> None:
         if step % self.n_push == 0:
-            self.server.push(self.accrued)
-            self.accrued.zero_()
+            self.server.push([*self.accrued.tensors(), *tensors(self.task, "buffers")])
+            self.accrued.map(Tensor.zero_)
             self.exchanges += 1
         if step % self.n_fetch == 0:
-            self.backend.load_weights(self.server.fetch())
+            self._fetch()
         if step == self.warm_start:
             self._release()
+
+    def _fetch(self) -> None:
+        self.server.fetch(tensors(self.task, "weights", "buffers"))
 
     def _release(self) -> None:
         """Lets the workers begin that wait for worker 0."""
@@ -139,10 +144,12 @@ class Downpour(Algorithm):
             self.server.release()
             self.waiting = False
 
-    def evaluated_weights(self) -> Tensor:
+    def evaluated_state(self) -> State:
         self._release()
         self.backend.barrier()  # every push has reached its shard
-        return self.server.fetch(READ)
+        state = self.backend.state()
+        self.server.fetch(state.tensors(), READ)
+        return state
 
     def on_train_end(self) -> None:
         self.server.stop()
@@ -166,11 +173,11 @@ class Downpour(Algorithm):
         self.resumed = checkpoint["downpour"]
 
     def expected_bytes(self, layout: Layout, zero_stage: int, steps: int) -> float:
-        """A worker pushes to the shards of the others and they fetch from its own, (N - 1) / N of the
-        model each time; and there is a request for each shard."""
-        others, part = layout.replicas - 1, self.model_bytes / layout.replicas
+        """What a worker's pushes and fetches move: all tensors but those of its own shard each time, and
+        a request to each other shard. The mean over the workers is what they send."""
+        elsewhere = self.state_bytes - self.server.bytes[self.backend.global_rank]
         messages = steps // self.n_push + steps // self.n_fetch
-        return others * (part + REQUEST_BYTES) * messages
+        return (elsewhere + (layout.replicas - 1) * REQUEST_BYTES) * messages
 
 
 def _schedules(path: Path) -> list[dict[str, list[int]]]:

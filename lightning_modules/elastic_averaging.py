@@ -15,17 +15,16 @@ runs that take turns, each with every other round of tau steps.
 Paper: Zhang, Choromanska and LeCun (2015), "Deep Learning with Elastic Averaging SGD", section 3,
 synchronous, with the communication period of algorithm 1.
 
-Evaluated is the centre.
+Evaluated is the centre. Floating-point buffers are part of x_i and c.
 """
 
 from typing import Any
-
-from torch import Tensor
 
 from paceline.lightning_modules.backend.algorithm import Algorithm
 from paceline.lightning_modules.backend.layout import Layout
 from paceline.lightning_modules.backend.ledger import wire_bytes
 from paceline.lightning_modules.backend.search import Choice, Integer, Real
+from paceline.lightning_modules.backend.state import State
 from paceline.lightning_modules.backend.task import Task
 
 
@@ -66,30 +65,30 @@ class ElasticAveraging(Algorithm):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must be within [0, 1], not {value}")
         self.tau, self.beta, self.alpha = tau, beta, alpha
-        self.centre: Tensor | None = None
+        self.centre: State | None = None
         self.divergence = 0.0
 
     def on_train_start(self) -> None:
         if self.alpha is None:
             self.alpha = self.beta / self.backend.layout.replicas
         if self.centre is None:  # else a checkpoint has brought it
-            self.centre = self.backend.weights()
+            self.centre = self.backend.state()
 
     def exchange(self, step: int) -> None:
         if step % self.tau:
             return
         assert self.centre is not None
         assert self.alpha is not None
-        weights = self.backend.weights()
-        average = self.mean_over_replicas(weights)
-        self.backend.load_weights(weights - self.alpha * (weights - self.centre))
+        replica = self.backend.state()
+        average = self.mean_over_replicas(replica)
+        self.backend.load(replica - self.alpha * (replica - self.centre))
         self.centre = self.centre + self.beta * (average - self.centre)
         self.exchanges += 1
 
-    def evaluated_weights(self) -> Tensor | None:
+    def evaluated_state(self) -> State | None:
         if self.centre is not None:
-            distance = (self.backend.weights() - self.centre).norm()
-            self.divergence = float(distance / self.centre.norm())
+            distance = (self.backend.state() - self.centre).weights.norm()
+            self.divergence = distance / self.centre.weights.norm()
         return self.centre
 
     def figures(self) -> dict[str, float]:
@@ -103,6 +102,6 @@ class ElasticAveraging(Algorithm):
         self.centre = checkpoint["elastic_averaging"]
 
     def expected_bytes(self, layout: Layout, zero_stage: int, steps: int) -> float:
-        """Beside what the engine sends, an all-reduce of the weights at each exchange."""
-        exchanged = wire_bytes("all_reduce", self.model_bytes, layout.replicas) * self.exchanges
+        """Beside what the engine sends, an all-reduce of the model's state at each exchange."""
+        exchanged = wire_bytes("all_reduce", self.state_bytes, layout.replicas) * self.exchanges
         return exchanged + super().expected_bytes(layout, zero_stage, steps)

@@ -10,7 +10,7 @@ Paper: Anil et al. (2018), "Large Scale Distributed Neural Network Training Thro
 Distillation".
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -31,16 +31,17 @@ class IndependentReplicas(Algorithm):
     title = "independent replicas"
     search_space = {"ranks_per_replica": Choice((1, 2, 4, 8))}
     one_model = False
+    zero_stages: ClassVar[tuple[int, ...]] = (0, 1, 2, 3)
 
     def __init__(self, task: Task, ranks_per_replica: int = 1) -> None:
         super().__init__(task)
         self._add_evaluation("ensemble")
 
-    def validation_step(self, batch: Any, _: int) -> None:
+    def validation_step(self, batch: Any, index: int) -> None:
         logits, labels = self.task(batch), self.task.labels(batch)
-        self._evaluate("validation", logits, labels)
+        self._evaluate("validation", logits, labels, index)
         ensemble = self._ensemble(self.task.probabilities(logits))
-        self._evaluate("ensemble", self.task.inverse(ensemble), labels)
+        self._evaluate("ensemble", self.task.inverse(ensemble), labels, index)
 
     def predictions(self, batch: Any) -> dict[str, Tensor]:
         own = super().predictions(batch)

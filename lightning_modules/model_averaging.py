@@ -19,18 +19,19 @@ Papers: Zinkevich et al. (2010), "Parallelized Stochastic Gradient Descent"; McM
 (2018), "Don't Use Large Mini-Batches, Use Local SGD"; Xu et al. (2018), "Collaborative Deep Learning
 Across Multiple Data Centers"; Douillard et al. (2023), "DiLoCo", algorithm 1.
 
-Evaluated is the average of the replicas' weights.
+Evaluated is the average of the replicas' weights and buffers. Buffers are averaged plainly at every
+exchange, as the outer step, which may go beyond the average, could make a variance negative.
 """
 
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from paceline.lightning_modules.backend.algorithm import Algorithm
 from paceline.lightning_modules.backend.layout import Layout
 from paceline.lightning_modules.backend.ledger import wire_bytes
 from paceline.lightning_modules.backend.search import Choice, Integer, Real
+from paceline.lightning_modules.backend.state import State
 from paceline.lightning_modules.backend.task import Task
 
 
@@ -85,18 +86,18 @@ class ModelAveraging(Algorithm):
         self.outer_lr, self.outer_momentum = outer_lr, outer_momentum
         self.warmup_steps, self.lr_decay, self.epsilon = warmup_steps, lr_decay, epsilon
         self.next_exchange, self.round_begin = 0, 0
-        self.round_start: Tensor | None = None
-        self.velocity: Tensor
+        self.round_start: State | None = None
+        self.velocity: State
         self.divergence = 0.0
 
     def on_train_start(self) -> None:
-        self.base_lrs = [group["lr"] for group in self.trainer.optimizers[0].param_groups]
         if self.round_start is not None:
             return  # a checkpoint has brought it
+        self.base_lrs = [group["lr"] for group in self.trainer.optimizers[0].param_groups]
         if self.local_epochs is not None:
             self.tau = max(1, round(self.local_epochs * self.epoch_steps))
-        self.round_start = self.backend.weights()
-        self.velocity = torch.zeros_like(self.round_start)
+        self.round_start = self.backend.state().weights
+        self.velocity = self.round_start.map(torch.zeros_like)
         self.next_exchange = 1 if self.warmup_steps else self.tau
 
     def on_train_batch_start(self, *_: Any) -> None:
@@ -112,25 +113,26 @@ class ModelAveraging(Algorithm):
         assert self.round_start is not None
         before, average = self.round_start, self._average()
         if step <= self.warmup_steps:
-            self.round_start = average
+            self.round_start = average.weights
         else:
-            difference = before - average
+            difference = before - average.weights
             self.velocity = self.outer_momentum * self.velocity + difference
             outer_step = difference + self.outer_momentum * self.velocity
             self.round_start = before - self.outer_lr * outer_step
-            if (self.round_start - before).norm() <= self.epsilon * before.norm():
+            if self.epsilon and (self.round_start - before).norm() <= self.epsilon * before.norm():
                 self.tau *= 2
-        self.backend.load_weights(self.round_start)
+        self.backend.load(self.round_start | average.buffers)
         self.exchanges += 1
         self.round_begin = step
         self.next_exchange = step + (1 if step < self.warmup_steps else self.tau)
 
-    def _average(self) -> Tensor:
-        return self.mean_over_replicas(self.backend.weights())
+    def _average(self) -> State:
+        return self.mean_over_replicas(self.backend.state())
 
-    def evaluated_weights(self) -> Tensor:
+    def evaluated_state(self) -> State:
         average = self._average()
-        self.divergence = float((self.backend.weights() - average).norm() / average.norm())
+        distance = (self.backend.state() - average).weights.norm()
+        self.divergence = distance / average.weights.norm()
         return average
 
     def figures(self) -> dict[str, float]:
@@ -138,14 +140,14 @@ class ModelAveraging(Algorithm):
         return {"replica_divergence": self.divergence, "tau": self.tau}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        rounds = (self.tau, self.next_exchange, self.round_begin)
+        rounds = (self.tau, self.next_exchange, self.round_begin, self.base_lrs)
         checkpoint["model_averaging"] = (self.round_start, self.velocity, rounds)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.round_start, self.velocity, rounds = checkpoint["model_averaging"]
-        self.tau, self.next_exchange, self.round_begin = rounds
+        self.tau, self.next_exchange, self.round_begin, self.base_lrs = rounds
 
     def expected_bytes(self, layout: Layout, zero_stage: int, steps: int) -> float:
-        """Beside what the engine sends, an all-reduce of the weights at each exchange."""
-        exchanged = wire_bytes("all_reduce", self.model_bytes, layout.replicas) * self.exchanges
+        """Beside what the engine sends, an all-reduce of the model's state at each exchange."""
+        exchanged = wire_bytes("all_reduce", self.state_bytes, layout.replicas) * self.exchanges
         return exchanged + super().expected_bytes(layout, zero_stage, steps)

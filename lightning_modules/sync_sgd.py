@@ -19,6 +19,7 @@ from paceline.lightning_modules.backend.layout import Layout
 class SyncSGD(Algorithm):
     name = "sync_sgd"
     title = "synchronous SGD"
+    zero_stages = (0, 1, 2, 3)
 
     @classmethod
     def layout(cls, workers: int, **hyper_parameters: Any) -> Layout:

@@ -11,6 +11,7 @@ from tests.workload import trial
 
 ALGORITHMS = find_algorithms()
 STEPS = 40
+MODELS = ("Normalised", "Frozen")  # with buffers; with frozen and with tied parameters
 # What makes an algorithm exchange several times in so few steps; none is needed where the defaults do.
 SETTINGS: dict[str, dict[str, Any]] = {
     "admm": {"local_steps": 5, "rho": 0.1},
@@ -28,10 +29,12 @@ class Case:
     workers: int
     ranks_per_replica: int | None = None
     zero_stage: int = 0
+    model: str = "Tower"
 
     def __str__(self) -> str:
         ranks = f"-of-{self.ranks_per_replica}" if self.ranks_per_replica else ""
-        return f"{self.algorithm}-{self.workers}{ranks}-zero{self.zero_stage}"
+        model = self.model.rpartition(":")[2]
+        return f"{self.algorithm}-{self.workers}{ranks}-zero{self.zero_stage}-{model}"
 
     def trial(self, **changes: Any) -> Trial:
         hyper_parameters = dict(SETTINGS.get(self.algorithm, {}))
@@ -51,6 +54,7 @@ class Case:
             STEPS,
             algorithm=self.algorithm,
             zero_stage=self.zero_stage,
+            model=self.model,
             hyper_parameters=hyper_parameters,
             **(settings | changes),
         )
@@ -71,7 +75,9 @@ def cases_of(name: str) -> list[Case]:
                 continue
             stages = (0, 1, 2) if workers == 4 and layout.ranks > 1 else (0,)
             found += [Case(name, workers, ranks, stage) for stage in stages]
-    return found
+    # Of each kind of model, where the algorithm has as few workers as it exchanges between.
+    few = min((case.workers for case in found if case.workers > 1), default=1)
+    return [Case(name, few, model=f"tests.models:{model}") for model in MODELS] + found
 
 
 CASES = [case for name in ALGORITHMS for case in cases_of(name)]

@@ -13,6 +13,7 @@ from paceline.benchmarks.spec.benchmark import Trial
 from paceline.benchmarks.trials.dealing import stream
 from paceline.benchmarks.trials.rank import run_rank
 from paceline.lightning_modules.backend.launch import Ranks
+from paceline.lightning_modules.backend.state import tensors
 from paceline.lightning_modules.backend.strategy import DeepSpeedBackend
 
 
@@ -32,11 +33,17 @@ class Plan:
 
 
 class Observer(Callback):
-    """Carries out a plan and keeps the weights that training starts and ends with."""
+    """Carries out a plan and keeps the weights that training starts and ends with.
+
+    Attributes:
+        buffers: the floating-point buffers that training ends with.
+        digests: of all parameters and buffers that are evaluated, one an evaluation.
+    """
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.initial = self.saved = self.weights = self.evaluated = np.empty(0)
+        self.initial = self.saved = self.weights = self.evaluated = self.buffers = np.empty(0)
+        self.digests: list[str] = []
 
     def on_train_start(self, trainer: Trainer, *_: Any) -> None:
         self.initial = weights_of(trainer)
@@ -46,6 +53,10 @@ class Observer(Callback):
             trainer.save_checkpoint(self.plan.save_to)
             trainer.should_stop = True
 
+    def on_validation_epoch_start(self, trainer: Trainer, *_: Any) -> None:
+        assert isinstance(trainer.strategy, DeepSpeedBackend)
+        self.digests.append(trainer.strategy.digest().hex())
+
     def on_validation_end(self, trainer: Trainer, *_: Any) -> None:
         if self.plan.save_to and not self.plan.save_at and not self.saved.size:
             trainer.save_checkpoint(self.plan.save_to)
@@ -53,15 +64,18 @@ class Observer(Callback):
 
     def on_train_end(self, trainer: Trainer, algorithm: Any) -> None:
         self.weights = weights_of(trainer)
-        evaluated = algorithm.evaluated_weights()
-        self.evaluated = self.weights if evaluated is None else evaluated.numpy()
+        own = [buffer.flatten() for buffer in tensors(algorithm.task, "buffers")]
+        self.buffers = torch.cat([torch.empty(0), *own]).numpy()
+        with algorithm.as_evaluated():
+            self.evaluated = weights_of(trainer)
 
 
 def weights_of(trainer: Trainer) -> np.ndarray:
-    """All weights of this rank's replica in one vector."""
+    """All weights of this rank's replica in one vector; NumPy has no bfloat16."""
     assert isinstance(trainer.strategy, DeepSpeedBackend)
     with trainer.strategy.full_parameters() as parameters:
-        return torch.cat([p.detach().flatten() for p in parameters]).cpu().numpy()
+        vector = torch.cat([p.detach().flatten() for p in parameters]).cpu()
+    return (vector.float() if vector.dtype == torch.bfloat16 else vector).numpy()
 
 
 def relative_distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -93,6 +107,8 @@ def train(trial: Trial, plan: Plan, report: Callable[[str, Any], None]) -> dict[
         "saved": observer.saved,
         "weights": observer.weights,
         "evaluated": observer.evaluated,
+        "buffers": observer.buffers,
+        "digests": observer.digests,
         "points": points,
         "order_seed": stream(trial.seed, "order"),
     }

@@ -241,7 +241,7 @@ def trial(
         workload=Workload(
             name="linear rule",
             data=Plugin("tests.workload:LinearRule", data or {}),
-            task=Plugin(f"tests.workload:{model}", task),
+            task=Plugin(model if ":" in model else f"tests.workload:{model}", task),
             target=Target(0.5),
             budget=budget,
         ),

@@ -168,12 +168,14 @@ class Benchmark:
         return replace(self, algorithms={k: v for k, v in self.algorithms.items() if k in labels})
 
     def left_out(self) -> dict[tuple[str, int], str]:
-        """Why which algorithm does not run on which of `scale.workers`, where it states none itself."""
+        """Why which algorithm does not run on how many workers, unless its own entry asks for them."""
         reasons = {}
         for label, entry in self.algorithms.items():
-            for workers in () if entry["workers"] else self.scale.workers:
+            for workers in entry["workers"] or self.scale.workers:
                 try:
-                    self._check_layout(label, workers)
+                    self._check_stage(label)
+                    if not entry["workers"]:
+                        self._check_layout(label, workers)
                 except ConfigError as error:
                     reasons[label, workers] = str(error)
         return reasons
@@ -185,10 +187,20 @@ class Benchmark:
     def _hyper_parameters(self, label: str) -> dict[str, Any]:
         return {k: v for k, v in self.algorithms[label].items() if k not in BESIDE}
 
+    def _class(self, label: str) -> "type[Algorithm]":
+        return find_algorithms()[self.algorithms[label]["algorithm"]]
+
+    def _check_stage(self, label: str) -> None:
+        stages, stage = self._class(label).zero_stages, self.scale.zero_stage
+        if stage not in stages:
+            raise ConfigError(
+                f"algorithms.{label}: runs under ZeRO {', '.join(map(str, stages))}, and"
+                f" scale.zero_stage is {stage}"
+            )
+
     def _check_layout(self, label: str, workers: int) -> None:
-        algorithm = find_algorithms()[self.algorithms[label]["algorithm"]]
         try:
-            algorithm.layout(workers, **self._hyper_parameters(label))
+            self._class(label).layout(workers, **self._hyper_parameters(label))
         except ValueError as error:
             raise ConfigError(f"algorithms.{label}.workers: {error}") from error
 
@@ -207,6 +219,7 @@ class Benchmark:
                 f"scale.batch_size: {self.scale.batch_size} examples cannot be divided among"
                 f" {workers} workers (scale.scaling is strong)"
             )
+        self._check_stage(label)
         self._check_layout(label, workers)
         return Trial(
             benchmark=self.name,

@@ -1,6 +1,7 @@
 """Whether trials can run: their classes and hyper-parameters; if not, one line says what is wrong."""
 
 import inspect
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,10 +13,14 @@ from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
 from paceline.benchmarks.spec.benchmark import Trial, Workload
+from paceline.benchmarks.spec.optimizing import check_optimized, check_under_zero
 from paceline.benchmarks.spec.plugin import ConfigError, Plugin
 from paceline.datasets.batches import with_batches
 from paceline.datasets.reading import cache
 from paceline.datasets.reading.cache import DataError
+from paceline.lightning_modules.backend import randomness
+from paceline.lightning_modules.backend.precision import in_dtype_of
+from paceline.lightning_modules.backend.state import trained
 from paceline.lightning_modules.backend.task import Task
 
 NAMES = {
@@ -65,10 +70,17 @@ def prepared(trials: Sequence[Trial]) -> LightningDataModule:
             refuses its hyper-parameters.
         DataError: the data cannot be used.
     """
+    with randomness.seeded(randomness.OF_DATA):  # as in the ranks
+        return _prepared(trials)
+
+
+def _prepared(trials: Sequence[Trial]) -> LightningDataModule:
     workload = trials[0].workload
-    with _called(workload.data, "building and reading the data"):
+    with _called(workload.data, "building it and prepare_data()"):
+        workload.data.build().prepare_data()
+    with _called(workload.data, "setup('fit'), without what prepare_data() has set on itself,"):
+        # Of another object, as in the ranks: only what prepare_data has written to disk is there.
         data: LightningDataModule = workload.data.build()
-        data.prepare_data()
         data.setup("fit")
     for name in LOADERS:
         with _called(workload.data, f"{name}()"):
@@ -82,13 +94,22 @@ def prepared(trials: Sequence[Trial]) -> LightningDataModule:
         if not len(dataset):
             raise ConfigError(f"{workload.data}: {name}() has no examples")
         _check_shares(trials, name, len(dataset))
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad():
         task = _checked_task(workload, data, loader)
         for trial in {trial.label: trial for trial in trials}.values():
             try:
                 trial.algorithm_class(task, **trial.hyper_parameters)
             except ValueError as error:
                 raise ConfigError(f"algorithms.{trial.label}: {error}") from error
+    if stages := {trial.zero_stage for trial in trials} - {0}:
+        check_under_zero(workload.task, task, min(stages))
+    for trial in trials:
+        together = trial.workers if trial.algorithm_class.one_model else trial.layout.ranks
+        if len(dataset) < together:
+            raise ConfigError(
+                f"{workload.data}: the {len(dataset)} validation examples cannot be divided among"
+                f" {together} workers ({trial.label}); give more, or take fewer workers"
+            )
     return data
 
 
@@ -109,6 +130,8 @@ def _checked_task(workload: Workload, data: LightningDataModule, loader: DataLoa
         (batch,) = with_batches(loader, [list(rows)])
     with _called(plugin, "building it"):
         task = workload.build_task(data).eval()
+    _check_dtype(plugin, task)
+    batch = in_dtype_of(task, batch)
     with _called(plugin, "forward(batch)"):
         logits = task(batch)
     with _called(plugin, "labels(batch)"):
@@ -139,12 +162,37 @@ def _checked_task(workload: Workload, data: LightningDataModule, loader: DataLoa
         metric = task.metric()
         if not isinstance(metric, Metric):
             raise TypeError(f"a {type(metric).__name__} is no torchmetrics.Metric")
-        metric.update(served, labels.int())
+        metric.update(served, labels)
+    _check_scalar(plugin, metric)
     with _called(plugin, "configure_optimizer(parameters)"):
-        optimizer = task.configure_optimizer(task.parameters())
+        optimizer = task.configure_optimizer(trained(task))
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(f"a {type(optimizer).__name__} is no torch.optim.Optimizer")
+    check_optimized(plugin, task, optimizer)
     return task
+
+
+def _check_dtype(plugin: Plugin, task: nn.Module) -> None:
+    dtypes = {str(p.dtype).removeprefix("torch.") for p in trained(task)}
+    if not dtypes:
+        raise ConfigError(f"{plugin} has no parameter to train")
+    if len(dtypes) > 1 or not dtypes <= {"float32", "float64", "bfloat16"}:
+        raise ConfigError(
+            f"{plugin}: its trained parameters are {' and '.join(sorted(dtypes))}; they have to be of"
+            " one dtype, float32, float64 or bfloat16"
+        )
+
+
+def _check_scalar(plugin: Plugin, metric: Metric) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of two examples there may be much to say
+        try:
+            value = metric.compute()
+        except ValueError:
+            return  # as of metrics that need more than two examples
+    if not isinstance(value, Tensor) or value.dim():
+        what = _shape(value) if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise ConfigError(f"{plugin}: metric().compute() gave {what}; give one number, a scalar")
 
 
 def _tensor(plugin: Plugin, call: str, value: Any) -> Tensor:

@@ -5,7 +5,10 @@ import math
 from typing import Any
 
 import numpy as np
+import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from paceline.benchmarks.spec.benchmark import Trial
@@ -13,7 +16,9 @@ from paceline.datasets.batches import BatchOrder, BatchStream, TicketStream, wit
 from paceline.lightning_modules.backend.algorithm import Algorithm
 from paceline.lightning_modules.backend.layout import Layout
 from paceline.lightning_modules.backend.private import rendezvous_store
+from paceline.lightning_modules.backend.state import as_bytes
 
+SEEN_ROWS = 16  # of the validation examples, compared between the ranks
 EVALUATION_BATCH = 8192  # unless the data module has an `evaluation_batch`
 
 
@@ -37,6 +42,38 @@ def schedule(trial: Trial, rows: int) -> tuple[int, int]:
     steps = max(1, round(examples / (trial.batch_size * trial.workers)))
     every = max(1, round(steps / budget.evaluations))
     return every * max(1, round(steps / every)), every
+
+
+def seen_of(loader: DataLoader[Any]) -> str:
+    """Stands for the examples of a loader: a hash of their number and of some of them, spread evenly."""
+    rows = row_count(loader)
+    found = hashlib.sha256(str(rows).encode())
+    chosen = np.unique(np.linspace(0, rows - 1, min(rows, SEEN_ROWS)).astype(int))
+    for batch in with_batches(loader, [chosen] if rows else []):
+        apply_to_collection(
+            batch, Tensor, lambda tensor: found.update(as_bytes(tensor).numpy().data)
+        )
+    return found.hexdigest()
+
+
+class SameRows(Callback):
+    """Refuses, on every rank, ranks that were given different validation examples.
+
+    Args:
+        seen: what `seen_of` gives on this rank.
+    """
+
+    def __init__(self, seen: str) -> None:
+        self.seen = seen
+
+    def on_fit_start(self, trainer: Trainer, algorithm: LightningModule) -> None:
+        seen: list[Any] = [None] * trainer.world_size
+        torch.distributed.all_gather_object(seen, self.seen)
+        if other := next((rank for rank, own in enumerate(seen) if own != seen[0]), None):
+            raise ValueError(
+                f"rank {other} has other validation examples than rank 0: what the data draw has to come"
+                " from `random`, `numpy.random` or torch, which are seeded, or from a seed of its own"
+            )
 
 
 class Continue(Callback):

@@ -12,12 +12,13 @@ import torch.distributed
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from paceline.lightning_modules.backend.algorithm import Algorithm
+from paceline.lightning_modules.backend.algorithm import Algorithm, Undefined
 from paceline.lightning_modules.backend.clock import Clock
 from paceline.lightning_modules.backend.phases import TRAINING
 from paceline.lightning_modules.backend.strategy import DeepSpeedBackend
 
 LOSSES = 256  # added up at once, as adding costs as much as all else that is measured in a step
+SHOW_S = 0.25  # between two reports of progress
 # Of the first validation rows, kept with the trial so that retrains can be compared.
 PREDICTED_ROWS, PREDICTED_VALUES = 10_000, 2_000_000
 Report = Callable[[str, Any], None]
@@ -73,13 +74,16 @@ class Meter(Callback):
         if len(self.losses) == LOSSES:
             self._add_losses()
         self.steps += 1
-        if time.monotonic() - self.reported > 0.25:
-            self.reported = time.monotonic()
+        if time.monotonic() - self.reported > SHOW_S:
             loss = outputs["task_loss"].item()
             if not math.isfinite(loss):
                 raise Diverged(f"the training loss is {loss} at step {trainer.global_step}")
-            self.report("progress", {"step": trainer.global_step, "train_loss": loss})
+            self._show(trainer.global_step, loss)
         self.clock.enter("data")
+
+    def _show(self, step: int, loss: float | None = None) -> None:
+        self.reported = time.monotonic()
+        self.report("progress", {"step": step, "train_loss": loss})
 
     def _add_losses(self) -> None:
         if self.losses:
@@ -90,6 +94,10 @@ class Meter(Callback):
         self.clock.stop()
         self._add_losses()
         self.ledger.phase = "evaluation"
+
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if time.monotonic() - self.reported > SHOW_S:
+            self._show(trainer.global_step)
 
     def on_validation_end(self, trainer: Trainer, algorithm: LightningModule) -> None:
         messages, wire = self.ledger.sent(*TRAINING)
@@ -112,6 +120,8 @@ class Meter(Callback):
         loss /= max(steps, 1)
         if not math.isfinite(loss):
             raise Diverged(f"the training loss is {loss} at step {step}")
+        measured = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        self._check(measured, cast(Algorithm, algorithm).not_finite)
         self.report(
             "point",
             {
@@ -122,19 +132,37 @@ class Meter(Callback):
                 "bytes_sent_per_worker": sent,
                 "messages_per_worker": sent_messages,
                 "train_loss": loss,
-                **{name: value.item() for name, value in trainer.callback_metrics.items()},
+                **measured,
                 **dict(zip(figures, means, strict=True)),
             },
         )
+
+    def _check(self, measured: dict[str, float], not_finite: float) -> None:
+        """Raises `Undefined` where a figure of this evaluation is not a number, on every rank alike."""
+        (row,) = self._over_ranks(torch.distributed.ReduceOp.MIN, not_finite)
+        for name, value in measured.items():
+            if math.isfinite(value):
+                continue
+            where = f" at row {row:.0f} of the validation examples" if row < math.inf else ""
+            shown = "NaN" if math.isnan(value) else value
+            raise Undefined(f"{name.replace('_', ' ')} is {shown}{where}")
 
     def on_train_end(self, trainer: Trainer, algorithm: LightningModule) -> None:
         self.clock.stop()
         self.ledger.phase = "end"
         algorithm = cast(Algorithm, algorithm)
         with algorithm.as_evaluated():
-            weights = self.backend.weights()
+            self.weights_sha256 = self._digest(algorithm)
             self.predictions = self._predict(algorithm)
-        self.weights_sha256 = hashlib.sha256(weights.cpu().numpy().tobytes()).hexdigest()
+
+    def _digest(self, algorithm: Algorithm) -> str:
+        """That of the model that is evaluated; of models that are evaluated apart, that of theirs."""
+        own = self.backend.digest()
+        if algorithm.one_model or self.backend.layout.replicas == 1:
+            return own.hex()
+        digests: list[Any] = [None] * self.backend.world_size
+        torch.distributed.all_gather_object(digests, own)
+        return hashlib.sha256(b"".join(digests)).hexdigest()
 
     @torch.no_grad()
     def _predict(self, algorithm: Algorithm) -> dict[str, np.ndarray]:

@@ -4,6 +4,7 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -12,15 +13,18 @@ import numpy as np
 import torch
 import torch.distributed
 from pytorch_lightning import Callback, LightningDataModule, Trainer
+from torch.utils.data import DataLoader
 
 from paceline.benchmarks.spec.benchmark import Trial
 from paceline.benchmarks.trials.dealing import (
     EVALUATION_BATCH,
     Continue,
+    SameRows,
     batches_of,
     partition,
     row_count,
     schedule,
+    seen_of,
     stream,
     training_batches,
     validation_batches,
@@ -28,20 +32,43 @@ from paceline.benchmarks.trials.dealing import (
 from paceline.benchmarks.trials.faults import FaultInjector
 from paceline.benchmarks.trials.meter import PREDICTED_ROWS, Meter, Report
 from paceline.datasets.batches import with_batches
+from paceline.lightning_modules.backend import randomness
 from paceline.lightning_modules.backend.algorithm import Algorithm
 from paceline.lightning_modules.backend.strategy import DeepSpeedBackend, keep_off_gpus
 
 
-def build(trial: Trial, rank: int) -> tuple[LightningDataModule, Algorithm]:
-    """The data and the algorithm of a trial, the same on every rank but for its random streams."""
+@dataclass(frozen=True)
+class Built:
+    """What a rank trains, and on what: the same on every rank but for its random streams.
+
+    Attributes:
+        seen: stands for the validation rows that this rank was given.
+    """
+
+    data: LightningDataModule
+    training: DataLoader[Any]
+    validation: DataLoader[Any]
+    algorithm: Algorithm
+    seen: str
+
+
+def build(trial: Trial, rank: int) -> Built:
+    """Builds the data and the algorithm of a trial, each from a random stream of its own.
+
+    All ranks and all seeds draw the same for the data; then replicas that train one model draw the same
+    for its weights; and what is drawn after that, for dropout or augmentation, differs between the ranks.
+    """
+    randomness.seed(randomness.OF_DATA)
     data = trial.workload.data.build()
     data.setup("fit")
+    training, validation = data.train_dataloader(), data.val_dataloader()
+    seen = seen_of(validation)
     replica = 0 if trial.algorithm_class.one_model else trial.layout.replica_of(rank)
-    torch.manual_seed(stream(trial.seed, "initialisation", replica))
+    randomness.seed(stream(trial.seed, "initialisation", replica))
     task = trial.workload.build_task(data)
     algorithm = trial.algorithm_class(task, **trial.hyper_parameters)
-    torch.manual_seed(stream(trial.seed, f"rank {rank}"))
-    return data, algorithm
+    randomness.seed(stream(trial.seed, f"rank {rank}"))
+    return Built(data, training, validation, algorithm, seen)
 
 
 def run_rank(
@@ -74,10 +101,10 @@ def run_rank(
     rank, layout = int(os.environ["RANK"]), trial.layout
     # First of all: a rank without a place would fail on its own, and the others wait for it.
     layout.check_fits(int(os.environ["WORLD_SIZE"]))
-    data, algorithm = build(trial, rank)
-    training, validation = data.train_dataloader(), data.val_dataloader()
+    built = build(trial, rank)
+    algorithm, training, validation = built.algorithm, built.training, built.validation
     steps, every = schedule(trial, row_count(training))
-    evaluation_batch = getattr(data, "evaluation_batch", EVALUATION_BATCH)
+    evaluation_batch = getattr(built.data, "evaluation_batch", EVALUATION_BATCH)
     parts = partition(trial, algorithm, training, evaluation_batch)
     examples = [len(part) for part in parts]
     algorithm.data_share = examples[layout.replica_of(rank)] / sum(examples)
@@ -85,6 +112,7 @@ def run_rank(
     algorithm.epoch_steps = fmean(examples) / (trial.batch_size * seen_by_all)
     batches = training_batches(trial, algorithm, parts[layout.replica_of(rank)], rank, every)
     evaluated = validation_batches(row_count(validation), algorithm, layout, rank, evaluation_batch)
+    algorithm.validation_rows = evaluated
     if trial.accelerator == "cpu":
         keep_off_gpus()
     backend = DeepSpeedBackend(layout, trial.zero_stage)
@@ -97,7 +125,13 @@ def run_rank(
         strategy=backend,
         max_epochs=steps // every,
         num_sanity_val_steps=0,
-        callbacks=[FaultInjector(trial.fault), meter, Continue(batches), *callbacks],
+        callbacks=[
+            SameRows(built.seen),
+            FaultInjector(trial.fault),
+            meter,
+            Continue(batches),
+            *callbacks,
+        ],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -123,7 +157,7 @@ def run_rank(
         "expected_bytes_per_worker": algorithm.expected_bytes(
             layout, trial.zero_stage, trainer.global_step
         ),
-        "parameters": algorithm.model_bytes // 4,
+        "parameters": algorithm.parameter_count,
         "weights_sha256": meter.weights_sha256,
         "algorithm": algorithm.record(),
         "predictions": meter.predictions if rank == 0 else {},

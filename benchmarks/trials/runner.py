@@ -25,7 +25,6 @@ from paceline.benchmarks.trials.tracking import BenchmarkRun, check_experiment
 from paceline.lightning_modules.backend.launch import RankFailed, Ranks
 from paceline.reports.measures.scoring import score
 
-HUNG_AFTER_S = 600.0
 POLL_S = 0.2  # while another benchmark has the machine
 Watch = Callable[[dict[str, float]], None]
 Rank = Callable[[Trial, Any], dict[str, Any]]
@@ -113,7 +112,7 @@ def run(benchmark: Benchmark, client: MlflowClient, display: Display) -> Outcome
     """
     check_experiment(client, benchmark.name)
     planned = benchmark.trials()
-    for reason in benchmark.left_out().values():
+    for reason in dict.fromkeys(benchmark.left_out().values()):
         display.note(f"left out: {reason}")
     about = prepare(planned, display)
     trials = {trial.identity(**about["facts"]): trial for trial in planned}
@@ -279,7 +278,7 @@ def follow(
     steps = 0
     results: dict[int, dict[str, Any]] = {}
     with Ranks(trial.workers, rank, trial, log=log) as ranks:
-        for number, kind, value in ranks.messages(HUNG_AFTER_S):
+        for number, kind, value in ranks.messages():
             if kind == "result":
                 results[number] = value
             elif number == 0 and kind == "point":

@@ -1,6 +1,8 @@
 """The base of every algorithm: a LightningModule around a task."""
 
-from collections.abc import Callable, Iterator
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -12,10 +14,18 @@ from torchmetrics import MeanMetric, Metric
 from paceline.lightning_modules.backend.layout import Layout
 from paceline.lightning_modules.backend.ledger import engine_bytes
 from paceline.lightning_modules.backend.search import Dimension
+from paceline.lightning_modules.backend.state import State, tensors, trained
 from paceline.lightning_modules.backend.task import Task
 
 if TYPE_CHECKING:
     from paceline.lightning_modules.backend.strategy import DeepSpeedBackend
+
+
+NO_SAMPLES = "samples in targets"
+
+
+class Undefined(RuntimeError):
+    """The validation loss or metric is not a number, while the training loss is."""
 
 
 class Algorithm(LightningModule):
@@ -32,9 +42,12 @@ class Algorithm(LightningModule):
         one_model: whether the replicas train one model, begin alike and are evaluated as one.
             Otherwise each begins with weights of its own and is evaluated alone, on all validation
             examples; figures are means over the replicas.
+        zero_stages: the stages of ZeRO that it runs under.
         exchanges: how many exchanges this rank has taken part in.
         data_share: this replica's examples over those of all replicas; whoever trains sets it.
         epoch_steps: steps in which a replica with an average share sees its examples once; likewise.
+        validation_rows: the numbers of the rows of each batch that this rank evaluates; likewise.
+        not_finite: the first row whose loss was not finite at the evaluation at hand, infinity if none.
 
     Args:
         task: the model with its loss, its metric and its optimizer.
@@ -45,6 +58,7 @@ class Algorithm(LightningModule):
     search_space: ClassVar[dict[str, Dimension]] = {}
     asynchronous: ClassVar[bool] = False
     one_model: ClassVar[bool] = True
+    zero_stages: ClassVar[tuple[int, ...]] = (0, 1, 2)  # under 3 no rank holds the parameters
 
     def __init__(self, task: Task) -> None:
         super().__init__()
@@ -54,6 +68,8 @@ class Algorithm(LightningModule):
         self.exchanges = 0
         self.data_share = 1.0
         self.epoch_steps = 1.0
+        self.validation_rows: Sequence[Sequence[int]] = ()
+        self.not_finite = math.inf
 
     @classmethod
     def layout(cls, workers: int, **hyper_parameters: Any) -> Layout:
@@ -80,13 +96,19 @@ class Algorithm(LightningModule):
         return engine_bytes(self.model_bytes, layout.ranks, zero_stage, backend) * steps
 
     @property
+    def parameter_count(self) -> int:
+        """How many numbers are trained."""
+        return sum(getattr(p, "ds_numel", p.numel()) for p in trained(self.task))
+
+    @property
     def model_bytes(self) -> int:
         """Bytes of the trained parameters."""
-        return sum(
-            getattr(p, "ds_numel", p.numel()) * p.element_size()
-            for p in self.parameters()
-            if p.requires_grad
-        )
+        return sum(getattr(p, "ds_numel", p.numel()) * p.element_size() for p in trained(self.task))
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of what replicas exchange: the trained parameters and the floating-point buffers."""
+        return self.model_bytes + sum(buffer.nbytes for buffer in tensors(self.task, "buffers"))
 
     @property
     def backend(self) -> "DeepSpeedBackend":
@@ -102,12 +124,12 @@ class Algorithm(LightningModule):
         with self.backend.exchanging():
             self.exchange(self.trainer.global_step + 1)
 
-    def mean_over_replicas(self, vector: Tensor) -> Tensor:
-        """The mean of `vector` over the replicas, weighted by their examples."""
-        return self.backend.sum_over_replicas(self.data_share * vector)
+    def mean_over_replicas(self, state: State) -> State:
+        """The mean of `state` over the replicas, weighted by their examples."""
+        return (self.data_share * state).map(self.backend.sum_over_replicas)
 
-    def evaluated_weights(self) -> Tensor | None:
-        """The weights [P] to evaluate, the same on every rank; None where each holds them already.
+    def evaluated_state(self) -> State | None:
+        """What to evaluate, the same on every rank; None where each holds it already.
 
         Every rank calls it at once, off the clock, so it may communicate.
         """
@@ -133,7 +155,7 @@ class Algorithm(LightningModule):
         return draw
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.task.configure_optimizer(p for p in self.parameters() if p.requires_grad)
+        return self.task.configure_optimizer(trained(self.task))
 
     def training_step(self, batch: Any, _: int) -> dict[str, Tensor]:
         logits = self.task(batch)
@@ -146,29 +168,40 @@ class Algorithm(LightningModule):
 
     @contextmanager
     def as_evaluated(self) -> Iterator[None]:
-        """Puts the weights to evaluate in the place of those that are trained on."""
-        evaluated = self.evaluated_weights()
-        if evaluated is None:
+        """Puts the model to evaluate in the place of the one that is trained on."""
+        evaluated = self.evaluated_state()
+        own = None if evaluated is None else self.backend.state()
+        if evaluated is not None:
+            self.backend.load(evaluated)
+        with self.backend.one_set_of_buffers(self.one_model):
             yield
-            return
-        trained = self.backend.weights()
-        self.backend.load_weights(evaluated)
-        yield
-        self.backend.load_weights(trained)
+        if own is not None:
+            self.backend.load(own)
 
     def on_validation_start(self) -> None:
+        self.not_finite = math.inf
         self._evaluating = self.as_evaluated()
         self._evaluating.__enter__()
 
-    def validation_step(self, batch: Any, _: int) -> None:
-        self._evaluate("validation", self.task(batch), self.task.labels(batch))
+    def validation_step(self, batch: Any, index: int) -> None:
+        self._evaluate("validation", self.task(batch), self.task.labels(batch), index)
 
     def on_validation_epoch_end(self) -> None:
         for name, metric in self.evaluation.items():
-            value = cast(Metric, metric).compute()
+            value = self._computed(name, cast(Metric, metric))
             self.log(name, value if self.one_model else self.backend.mean_over_ranks(value))
             cast(Metric, metric).reset()
         self._evaluating.__exit__(None, None, None)
+
+    def _computed(self, name: str, metric: Metric) -> Tensor:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            value: Tensor = metric.compute()
+        # torchmetrics gives zero, and this warning on rank 0, for curves of labels of one class.
+        text = next((str(w.message) for w in caught if NO_SAMPLES in str(w.message)), "")
+        if text and value == 0:
+            raise Undefined(f"{name.replace('_', ' ')} is undefined: {text.partition(',')[0]}")
+        return value
 
     def on_fit_start(self) -> None:
         if not self.one_model:
@@ -176,11 +209,17 @@ class Algorithm(LightningModule):
                 cast(Metric, metric).process_group = self.backend.groups.replica
 
     def _add_evaluation(self, what: str) -> None:
-        self.evaluation[f"{what}_loss"] = MeanMetric()
+        # What is not a number must not be left out of the mean.
+        self.evaluation[f"{what}_loss"] = MeanMetric(nan_strategy="disable")
         self.evaluation[f"{what}_metric"] = self.task.metric()
 
-    def _evaluate(self, what: str, logits: Tensor, labels: Tensor) -> None:
+    def _evaluate(self, what: str, logits: Tensor, labels: Tensor, index: int) -> None:
         loss = self.task.loss(logits, labels)
+        if not loss.isfinite():
+            rows = (slice(i, i + 1) for i in range(len(labels)))
+            losses = [self.task.loss(logits[row], labels[row]) for row in rows]
+            place = next((i for i, own in enumerate(losses) if not own.isfinite()), 0)
+            self.not_finite = min(self.not_finite, int(self.validation_rows[index][place]))
         cast(Metric, self.evaluation[f"{what}_loss"]).update(loss, weight=len(labels))
         metric = cast(Metric, self.evaluation[f"{what}_metric"])
-        metric.update(self.task.probabilities(logits), labels.int())
+        metric.update(self.task.probabilities(logits), labels)

@@ -65,7 +65,9 @@ class Clock:
             self.cpu_seconds += time.thread_time() - since
 
     def stop(self) -> None:
-        """Books the time until now and stops."""
+        """Books the time until now and stops; where the clock stands already, nothing happens."""
+        if self._phase is None:
+            return
         self._synchronise()
         self._book()
         with self._lock:
@@ -74,8 +76,8 @@ class Clock:
 
     def _book(self) -> None:
         now = time.perf_counter()
-        if self._phase is not None:
-            self.seconds[self._phase] += now - self._since
+        assert self._phase is not None
+        self.seconds[self._phase] += now - self._since
         self._since = now
 
     def _synchronise(self) -> None:

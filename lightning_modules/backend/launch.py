@@ -26,7 +26,18 @@ LATE_IMPORTS = (
 # For glibc: to keep the memory that was freed. By default it takes every block of 32 MiB and more from
 # the kernel anew, and half of an all-gather of 16 MB is then page faults. Both are read when a process
 # starts, and the fork server is the one that does.
-KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
+# For Python: in which order the ranks go over a set of strings, now and at every repetition.
+ENVIRONMENT = {
+    "PYTHONHASHSEED": "0",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+}
+
+
+# The time after which ranks that show no sign of life have hung: 600 s, or what this variable says.
+SILENCE = "PACELINE_HUNG_AFTER_S"
+LIFE_S = 1.0  # between two looks at whether a rank has worked
+WORKED = 0.02  # of the CPU's time in between
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,20 @@ def _follow_parent(connection: Connection) -> None:
         os._exit(1)
 
 
+def _show_life(report: Callable[[str, Any], None]) -> None:
+    """Tells the parent, as long as this process uses the CPU, that it works: a setup may take hours.
+
+    A rank that waits for others uses none, so that where all wait, nobody does.
+    """
+    before = time.process_time()
+    while True:
+        time.sleep(LIFE_S)
+        spent = time.process_time() - before
+        before += spent
+        if spent > WORKED * LIFE_S:
+            report("alive", None)
+
+
 def _rank_main(
     target: Callable[..., Any],
     arguments: tuple[Any, ...],
@@ -79,15 +104,25 @@ def _rank_main(
     os.environ.update(environment)
     rank = int(environment["RANK"])
 
-    def report(kind: str, value: Any) -> None:
-        connection.send((kind, value))
+    lock = threading.Lock()
 
+    def report(kind: str, value: Any) -> None:
+        with lock:
+            connection.send((kind, value))
+
+    def fail(error: BaseException | None) -> None:
+        name = type(error).__name__
+        reason = f"raised {name}: {error}".splitlines()[0]
+        details = "".join(traceback.format_exception(error))
+        report("failure", Failure(rank, reason, time.time(), details, name))
+
+    threading.Thread(target=_show_life, args=(report,), daemon=True).start()
+    # Whoever waits for a thread that has raised would wait for ever.
+    threading.excepthook = lambda raised: fail(raised.exc_value)
     try:
         report("result", target(*arguments, report))
     except BaseException as error:
-        name = type(error).__name__
-        reason = f"raised {name}: {error}".splitlines()[0]
-        report("failure", Failure(rank, reason, time.time(), traceback.format_exc(), name))
+        fail(error)
 
 
 def start_fork_server(*modules: str) -> None:
@@ -95,7 +130,7 @@ def start_fork_server(*modules: str) -> None:
 
     Where it runs already, nothing happens.
     """
-    for name, value in KEEP_MEMORY.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*modules, *LATE_IMPORTS])
@@ -177,16 +212,19 @@ class Ranks:
         for connection in [*self._connections, *self._lifelines]:
             connection.close()
 
-    def messages(self, silence_s: float = 600.0) -> Iterator[tuple[int, str, Any]]:
+    def messages(self, silence_s: float | None = None) -> Iterator[tuple[int, str, Any]]:
         """Yields what the ranks report, as (rank, kind, value), until each has sent its 'result'.
 
         Args:
-            silence_s: how long all ranks may report nothing before the trial counts as hung.
+            silence_s: how long all ranks may report nothing and use no CPU before the trial counts as
+                hung; unless given, what the environment says.
 
         Raises:
             RankFailed: a rank died, raised or hung. Of several, the first cause: when one rank dies
                 the others soon fail as well, of its broken connections.
         """
+        if silence_s is None:
+            silence_s = float(os.environ.get(SILENCE, 600))
         open_connections = dict(enumerate(self._connections))
         failures: list[Failure] = []
         while open_connections:
@@ -194,7 +232,10 @@ class Ranks:
             if not ready and not failures:
                 failures.append(
                     Failure(
-                        0, f"hung: no rank reported anything for {silence_s:.0f} s", time.time()
+                        0,
+                        f"hung: no rank reported anything or used its CPU for {silence_s:.0f} s,"
+                        f" the limit that {SILENCE} sets",
+                        time.time(),
                     )
                 )
             if not ready or (failures and time.time() - failures[0].time > 5):
@@ -210,7 +251,7 @@ class Ranks:
                 else:
                     if kind == "failure":
                         failures.append(value)
-                    else:
+                    elif kind != "alive":
                         yield rank, kind, value
                 if kind in ("result", "failure"):
                     del open_connections[rank]

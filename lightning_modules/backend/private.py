@@ -61,6 +61,12 @@ RELIED_ON = (
         "look for what deepspeed.comm.torch.TorchBackend builds in its constructor",
     ),
     PrivateName(
+        "deepspeed",
+        "DeepSpeedEngine._broadcast_model",
+        "no_broadcast_of_models replaces it, as it fails on parameters of no dimension",
+        "check that a model with such a parameter trains (tests/models.py) without it",
+    ),
+    PrivateName(
         "deepspeed.comm.comm",
         "cdb",
         "the ledger wraps the methods of this object to count what is sent",
@@ -90,6 +96,19 @@ RELIED_ON = (
 def no_shared_memory_build() -> None:
     """Keeps DeepSpeed from compiling an operation over shared memory, which training never uses."""
     sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
+
+
+def no_broadcast_of_models() -> None:
+    """Keeps DeepSpeed from broadcasting a new engine's model: ranks are seeded alike and checked."""
+    deepspeed: Any = sys.modules["deepspeed"]
+    deepspeed.DeepSpeedEngine._broadcast_model = lambda _: None
+
+
+def allow_float64() -> None:
+    """Makes DeepSpeed reduce gradients of float64 as well, which none of its accelerators lists."""
+    accelerator: Any = sys.modules["deepspeed.accelerator"].get_accelerator()
+    listed = accelerator.supported_dtypes()
+    accelerator.supported_dtypes = lambda: [*dict.fromkeys([*listed, torch.float64])]
 
 
 def communication_backend() -> Any:

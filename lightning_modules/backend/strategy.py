@@ -29,6 +29,19 @@ from paceline.lightning_modules.backend.clock import Clock
 from paceline.lightning_modules.backend.groups import ReplicaGroups
 from paceline.lightning_modules.backend.layout import Layout
 from paceline.lightning_modules.backend.ledger import Ledger
+from paceline.lightning_modules.backend.precision import OwnPrecision
+from paceline.lightning_modules.backend.randomness import restore as restore_random
+from paceline.lightning_modules.backend.randomness import state as random_state
+from paceline.lightning_modules.backend.state import (
+    Key,
+    State,
+    digest,
+    groups,
+    pack,
+    tensors,
+    trained,
+    unpack,
+)
 
 
 def keep_off_gpus() -> None:
@@ -77,6 +90,7 @@ class DeepSpeedBackend(DeepSpeedStrategy):
                 "checkpoint": {"tag_validation": "Ignore"},
             },
             timeout=timeout,
+            precision_plugin=OwnPrecision(),
         )
         self.layout = layout
         self.ledger = Ledger()
@@ -84,13 +98,18 @@ class DeepSpeedBackend(DeepSpeedStrategy):
         self.clock: Clock
         self.groups: ReplicaGroups
         self.zero_stage = zero_stage
-        self._rng_state: torch.Tensor | None = None
+        self._random_state: dict[str, Any] | None = None
 
     @property
     def root_device(self) -> torch.device:
         if get_accelerator().device_name() == "cuda":
             return torch.device("cuda", self.local_rank % torch.cuda.device_count())
         return torch.device("cpu")
+
+    @property
+    def task(self) -> nn.Module:
+        """The model that the algorithm trains."""
+        return self.lightning_module.task  # type: ignore[union-attr, return-value]
 
     @property
     def replica(self) -> int:
@@ -105,6 +124,8 @@ class DeepSpeedBackend(DeepSpeedStrategy):
         reset_seed()
         self.set_world_ranks()
         private.no_shared_memory_build()
+        private.no_broadcast_of_models()
+        private.allow_float64()
         if self.root_device.type == "cuda":
             torch.cuda.set_device(self.root_device)
         self.clock = Clock(self.root_device)
@@ -125,6 +146,7 @@ class DeepSpeedBackend(DeepSpeedStrategy):
     def _setup_model_and_optimizer(
         self, model: nn.Module, optimizer: Any, lr_scheduler: Any = None
     ) -> tuple[Any, Any]:
+        self._check_alike()
         private.forget_groups()
         engine, engine_optimizer, _, _ = deepspeed.initialize(
             args=argparse.Namespace(device_rank=self.local_rank),
@@ -136,50 +158,67 @@ class DeepSpeedBackend(DeepSpeedStrategy):
             mpu=self.groups,
             dist_init_required=False,
         )
+        # Otherwise DeepSpeed sends all gradients as float32.
+        engine.communication_data_type = trained(self.task)[0].dtype
         if self.zero_stage_3:
             # DeepSpeed leaves the parameters in a fresh Adagrad, alone of all optimizers, and on
             # loading a checkpoint adds them a second time.
             private.release_parameters_of(engine_optimizer)
         return engine, engine_optimizer
 
+    def _check_alike(self) -> None:
+        """Raises `ValueError` where ranks that train one model begin with different ones."""
+        own = torch.frombuffer(bytearray(digest(self.task)), dtype=torch.uint8).to(self.root_device)
+        group = None if self.lightning_module.one_model else self.groups.replica  # type: ignore[union-attr]
+        first = 0 if group is None else self.layout.members(self.replica)[0]
+        theirs = own.clone()
+        torch.distributed.broadcast(theirs, first, group=group)
+        if not torch.equal(own, theirs):
+            raise ValueError(
+                f"rank {self.global_rank} begins with another model than rank {first}: draw weights"
+                " from torch's own random numbers, which are seeded"
+            )
+
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None
     ) -> None:
         """Writes the state of every replica, each under a tag of its own, into folder `filepath`."""
-        state = {k: v for k, v in checkpoint.items() if k not in ("state_dict", "optimizer_states")}
         folder = self.broadcast(filepath)
         with self.ledger.during("checkpoint"):
-            self.deepspeed_engine.save_checkpoint(
-                str(folder), self._tag, client_state=state, save_latest=False
-            )
-        torch.save(get_accelerator().get_rng_state(), self._rng_file(folder))
+            self.deepspeed_engine.save_checkpoint(str(folder), self._tag, save_latest=False)
+        # DeepSpeed has no place for what the ranks of a replica have of their own.
+        own = {k: v for k, v in checkpoint.items() if k not in ("state_dict", "optimizer_states")}
+        buffers = tensors(self.task, "buffers", "counters")
+        torch.save((own, buffers, random_state()), self._file_of_rank(folder))
 
     def load_checkpoint(
         self, checkpoint_path: str | Path, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Loads this replica's part of a checkpoint and returns Lightning's state.
+        """Loads this rank's part of a checkpoint and returns Lightning's state.
 
         Raises:
-            FileNotFoundError: the folder holds no state of this replica.
+            FileNotFoundError: the folder holds no state of this rank.
         """
-        if not self._rng_file(checkpoint_path).is_file():
+        file = self._file_of_rank(checkpoint_path)
+        if not file.is_file():
             raise FileNotFoundError(f"{checkpoint_path}: no checkpoint of {self._tag} in it")
         with self.ledger.during("checkpoint"):
-            _, state = self.deepspeed_engine.load_checkpoint(
+            self.deepspeed_engine.load_checkpoint(
                 str(checkpoint_path), self._tag, load_lr_scheduler_states=False
             )
-        self._rng_state = torch.load(self._rng_file(checkpoint_path))
-        return dict(state)
+        own, buffers, self._random_state = torch.load(file, weights_only=False)
+        for buffer, saved in zip(tensors(self.task, "buffers", "counters"), buffers, strict=True):
+            buffer.copy_(saved)
+        return dict(own)
 
     def on_train_start(self) -> None:
         # Only now: Lightning draws random numbers of its own when it sets up the data.
-        if self._rng_state is not None:
-            get_accelerator().set_rng_state(self._rng_state)
-            self._rng_state = None
+        if self._random_state is not None:
+            restore_random(self._random_state)
+            self._random_state = None
 
-    def _rng_file(self, folder: str | Path) -> Path:
-        # DeepSpeed has no place for what differs between the ranks of a replica: their dropout.
-        return Path(folder) / self._tag / f"rng_state_rank_{self.global_rank}.pt"
+    def _file_of_rank(self, folder: str | Path) -> Path:
+        return Path(folder) / self._tag / f"rank_{self.global_rank}.pt"
 
     @property
     def _tag(self) -> str:
@@ -209,52 +248,88 @@ class DeepSpeedBackend(DeepSpeedStrategy):
         with self.ledger.during("exchange"), self.clock.during("exchange"):
             yield
 
-    def weights(self) -> Tensor:
-        """A copy of this replica's trained parameters as one vector [P]."""
-        with self.full_parameters() as parameters:
-            return torch.cat([p.detach().flatten() for p in parameters if p.requires_grad])
-
-    def load_weights(self, weights: Tensor) -> None:
-        """Overwrites this replica's trained parameters; every rank of the replica calls it alike.
+    def state(self) -> State:
+        """A copy of what replicas exchange of this replica's model.
 
         Raises:
             NotImplementedError: under ZeRO 3, where no rank holds the parameters.
         """
-        if self.zero_stage_3:
-            raise NotImplementedError("replicas exchange weights under ZeRO 0 to 2, not under 3")
-        trained = [p for p in self.deepspeed_engine.parameters() if p.requires_grad]
+        self._refuse_zero_3()
+        return State.of(groups(self.task, "weights", "buffers"))
+
+    @torch.no_grad()
+    def load(self, state: State) -> None:
+        """Overwrites the parts of `state` in this replica's model; every rank of it calls this alike.
+
+        Raises:
+            NotImplementedError: under ZeRO 3, where no rank holds the parameters.
+        """
+        self._refuse_zero_3()
         # In place, as DeepSpeed's buffers and the parameters are one memory.
-        for parameter, part in zip(
-            trained, weights.split([p.numel() for p in trained]), strict=True
-        ):
-            parameter.data.copy_(part.view_as(parameter))
+        state.copy_to(self.task)
         if hasattr(self.deepspeed_engine.optimizer, "refresh_fp32_params"):
             # ZeRO 1 and 2 step on copies of the parameters that they keep apart.
             self.deepspeed_engine.optimizer.refresh_fp32_params()
 
-    def gradients(self) -> Tensor:
-        """The gradients of the step at hand as one vector [P], before the optimizer has used them.
+    def _refuse_zero_3(self) -> None:
+        if self.zero_stage_3:
+            raise NotImplementedError("replicas exchange weights under ZeRO 0 to 2, not under 3")
+
+    def gradients(self) -> State:
+        """The gradients of the step at hand, before the optimizer has used them.
 
         Raises:
             NotImplementedError: under ZeRO 1 to 3, where DeepSpeed has consumed them already.
         """
         if self.zero_stage:
             raise NotImplementedError("gradients can be had under ZeRO 0 alone")
-        return torch.cat(
-            [p.grad.flatten() for p in self.deepspeed_engine.parameters() if p.requires_grad]
-        )
+        gradients: dict[Key, list[Tensor]] = {}
+        for parameter in trained(self.task):
+            assert parameter.grad is not None
+            gradients.setdefault(("weights", parameter.dtype), []).append(parameter.grad)
+        return State.of(gradients)
 
-    def sum_over_replicas(self, vector: Tensor) -> Tensor:
-        """The sum of `vector` over the replicas, by one all-reduce between the ranks of one place."""
-        total = vector.clone()
-        dist.all_reduce(total, group=self.groups.peers)
-        return total
+    def digest(self) -> bytes:
+        """The SHA-256 of all parameters and buffers of this rank's model."""
+        with self.full_parameters():
+            return digest(self.task)
+
+    def sum_over_replicas(self, tensor: Tensor) -> Tensor:
+        """Adds up `tensor` over the replicas, in place, between the ranks of one place."""
+        dist.all_reduce(tensor, group=self.groups.peers)
+        return tensor
 
     def gather_from_replicas(self, tensor: Tensor) -> Tensor:
         """The `tensor` of every replica, [R, ...], by one all-gather between the ranks of one place."""
         gathered = tensor.new_empty(self.layout.replicas * tensor.numel())
         dist.all_gather_into_tensor(gathered, tensor.flatten(), group=self.groups.peers)
         return gathered.view(self.layout.replicas, *tensor.shape)
+
+    @contextmanager
+    def one_set_of_buffers(self, of_all: bool) -> Iterator[None]:
+        """Inside the block, the ranks that evaluate together hold the same buffers.
+
+        Statistics are the mean over the ranks of a replica, of which each has seen a part of the batches;
+        what has no mean, such as a counter, is that of the first rank.
+
+        Args:
+            of_all: whether all ranks evaluate together, whose replicas' statistics are alike already;
+                otherwise those of a replica.
+        """
+        found = tensors(self.task, "buffers", "counters")
+        own = [buffer.clone() for buffer in found]
+        first = 0 if of_all else self.layout.members(self.replica)[0]
+        for buffer in tensors(self.task, "buffers"):
+            dist.all_reduce(buffer, group=self.groups.replica)
+            buffer /= self.layout.ranks
+        if counters := tensors(self.task, "counters"):
+            # As bytes, as no backend sends every dtype.
+            packed = pack(counters).to(self.root_device)
+            dist.broadcast(packed, first, group=None if of_all else self.groups.replica)
+            unpack(packed, counters)
+        yield
+        for buffer, before in zip(found, own, strict=True):
+            buffer.copy_(before)
 
     def mean_over_ranks(self, value: Tensor) -> Tensor:
         """The mean of a figure over all ranks; measuring, and so not in the ledger."""

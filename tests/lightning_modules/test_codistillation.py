@@ -1,5 +1,7 @@
 """Codistillation and its controls against independent runs and against their equations by hand."""
 
+from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,9 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from paceline.datasets.batches import BatchOrder
 from paceline.datasets.partition import Partition
 from paceline.lightning_modules.backend.launch import RankFailed
+from paceline.lightning_modules.backend.state import State, groups, trained
 from paceline.lightning_modules.codistillation import Codistillation
+from tests.models import Frozen, Normalised
 from tests.ranks import Plan, relative_distance, run_ranks, train
 from tests.workload import LinearRule, Tower, trial
 
@@ -49,10 +53,12 @@ def test_an_independent_replica_is_the_synchronous_run_of_its_size(ranks: int) -
         assert np.array_equal(replicas[rank]["weights"], alone[rank]["weights"])
 
 
-def by_hand(ranks: list[Any], kind: str, hyper: dict[str, Any]) -> list[np.ndarray]:
+def by_hand(
+    ranks: list[Any], kind: str, hyper: dict[str, Any], model: type[Tower] = Tower
+) -> list[np.ndarray]:
     """Two replicas in one process, each towards the other's stale or fresh predictions."""
     dataset, burn_in = LinearRule().training(), hyper["burn_in"]
-    towers = [Tower(LinearRule.features) for _ in ranks]
+    towers = [model(LinearRule.features) for _ in ranks]
     teachers: list[Tower | None] = [None for _ in ranks]
     for tower, rank in zip(towers, ranks, strict=True):
         vector_to_parameters(torch.tensor(rank["initial"]), tower.parameters())
@@ -70,17 +76,13 @@ def by_hand(ranks: list[Any], kind: str, hyper: dict[str, Any]) -> list[np.ndarr
                 with torch.no_grad():
                     target = torch.sigmoid(teacher(batch))
                 loss = loss + hyper["alpha"] * tower.loss(logits, target)
-            gradients.append(torch.autograd.grad(loss, list(tower.parameters())))
+            gradients.append(torch.autograd.grad(loss, trained(tower)))
         for tower, gradient in zip(towers, gradients, strict=True):
             with torch.no_grad():
-                for parameter, change in zip(tower.parameters(), gradient, strict=True):
+                for parameter, change in zip(trained(tower), gradient, strict=True):
                     parameter -= 0.1 * change
         if hyper["teachers"] == "checkpoints" and step >= burn_in and step % hyper["period"] == 0:
-            teachers = []
-            for tower in towers:
-                vector = parameters_to_vector(tower.parameters()).detach().clone()
-                teachers.append(Tower(LinearRule.features))
-                vector_to_parameters(vector, teachers[-1].parameters())  # type: ignore[union-attr]
+            teachers = [deepcopy(tower).eval() for tower in towers]
     return [parameters_to_vector(tower.parameters()).detach().numpy() for tower in towers]
 
 
@@ -92,11 +94,23 @@ def test_the_loss_is_that_of_the_paper(teachers: str, kind: str) -> None:
         assert relative_distance(rank["weights"], expected) < 1e-5
 
 
+@pytest.mark.parametrize("model", [Normalised, Frozen])
+def test_a_teacher_has_the_statistics_and_the_frozen_layers_of_its_replica(
+    model: type[Tower],
+) -> None:
+    hyper = {"alpha": 0.7, "burn_in": 9, "period": 6, "teachers": "checkpoints"}
+    name = f"tests.models:{model.__name__}"
+    ranks = results(2, "codistillation", hyper_parameters=hyper, model=name)
+    for rank, expected in zip(ranks, by_hand(ranks, "iid", hyper, model), strict=True):
+        assert relative_distance(rank["weights"], expected) < 1e-5
+
+
 def test_a_teacher_is_the_mean_prediction_of_the_others() -> None:
     hyper = {"burn_in": 0, "period": 1, "alpha": 0.0}
     learner = Codistillation(Tower(LinearRule.features), **hyper)
     others = [Tower(LinearRule.features) for _ in range(3)]
-    learner._teach(torch.stack([parameters_to_vector(t.parameters()).detach() for t in others]))
+    learner.checkpoints = [State.of(groups(t, "weights", "buffers")) for t in others]
+    learner._teach(learner.checkpoints)
     batch = LinearRule().training().rows
     expected = torch.stack([torch.sigmoid(tower(batch)) for tower in others]).mean(dim=0)
     targets = learner._targets(batch, torch.zeros(100))
@@ -171,3 +185,12 @@ def test_label_smoothing_follows_its_equation(towards: str) -> None:
 def test_label_smoothing_without_weight_is_synchronous_sgd() -> None:
     smoothed = results(2, "label_smoothing", hyper_parameters={"alpha": 0.0})
     assert np.array_equal(smoothed[0]["weights"], results(2, "sync_sgd")[0]["weights"])
+
+
+def test_label_smoothing_goes_on_with_the_marginal_of_each_rank(tmp_path: Path) -> None:
+    hyper = {"alpha": 0.4, "towards": "marginal"}
+    described = trial(2, 6, STEPS, algorithm="label_smoothing", hyper_parameters=hyper)
+    run_ranks(2, train, described, Plan(save_to=tmp_path, save_at=7))
+    resumed = run_ranks(2, train, described, Plan(resume_from=tmp_path))
+    whole = run_ranks(2, train, described, Plan())
+    assert np.array_equal(resumed[0]["weights"], whole[0]["weights"])

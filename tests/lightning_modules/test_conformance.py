@@ -89,6 +89,21 @@ def test_it_resumes_with_the_same_weights(case: Case) -> None:
         return
     for before, after in zip(whole, resumed, strict=True):
         assert np.array_equal(after["weights"], before["weights"])
+        assert after["weights_sha256"] == before["weights_sha256"]
+
+
+def test_the_ranks_that_evaluate_together_evaluate_one_model(case: Case) -> None:
+    whole, _ = run(case)
+    layout = case.trial().layout
+    for rank, other in enumerate(whole):
+        first = (
+            0
+            if ALGORITHMS[case.algorithm].one_model
+            else layout.members(layout.replica_of(rank))[0]
+        )
+        assert other["digests"] == whole[first]["digests"]
+        assert len(set(other["digests"])) == 2
+        assert other["weights_sha256"] == whole[0]["weights_sha256"]
 
 
 @pytest.mark.parametrize("name", [n for n, a in ALGORITHMS.items() if not a.asynchronous])

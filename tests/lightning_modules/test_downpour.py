@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from paceline.lightning_modules.backend.parameter_server import FETCH, READ, Shard
+from paceline.lightning_modules.backend.parameter_server import FETCH, READ, Shard, shares
 from paceline.lightning_modules.downpour import Downpour
 from tests.ranks import Plan, run_ranks, train
-from tests.workload import LinearRule, Tower, optimizer_of, trial
+from tests.workload import FEATURES, Bowl, LinearRule, Tower, trial
 
 STEPS = 40
 
@@ -122,30 +123,64 @@ def test_a_warm_start_ends_at_the_first_evaluation() -> None:
     assert ranks[1]["steps"] > 0
 
 
-def shard(staleness_aware: bool) -> Shard:
-    return Shard(torch.zeros(2), lambda p: optimizer_of("sgd", p, 1.0), staleness_aware)
+class Two(Bowl):
+    """Two numbers and a statistic; the rate is 1."""
+
+    def __init__(self) -> None:
+        super().__init__(FEATURES, lr=1.0)
+        self.place = nn.Parameter(torch.zeros(2))
+        self.register_buffer("statistic", torch.zeros(()))
 
 
-def test_staleness_counts_the_pushes_since_the_fetch() -> None:
+def shard(staleness_aware: bool, workers: int = 2) -> Shard:
+    return Shard(Two(), [0, 1], workers, staleness_aware)
+
+
+def unit(statistic: float = 0.0) -> list[torch.Tensor]:
+    """A push: a gradient of ones, and what the worker holds of the statistic."""
+    return [torch.ones(2), torch.tensor(statistic)]
+
+
+def test_staleness_counts_the_pushes_of_others_since_the_fetch() -> None:
     server = shard(staleness_aware=False)
     for worker in (1, 2):
         server.fetch(worker, FETCH)
     for worker in (1, 1, 2):
-        server.push(worker, torch.ones(2))
+        server.push(worker, unit())
     server.fetch(2, READ)  # to evaluate, which leaves what is trained on as it is
-    server.push(2, torch.ones(2))
+    server.push(2, unit())
     server.fetch(2, FETCH)
-    server.push(2, torch.ones(2))
-    assert server.staleness == {0: 2, 1: 1, 2: 1, 3: 1}
-    assert server.clock == 5
-    assert server.weights.tolist() == [-5.0, -5.0]
+    server.push(2, unit())
+    server.push(1, unit())
+    assert server.staleness == {0: 3, 2: 2, 3: 1}
+    assert server.clock == 6
+    assert server.tensors[0].tolist() == [-6.0, -6.0]
 
 
 def test_a_staleness_aware_push_is_divided_by_its_staleness() -> None:
     server = shard(staleness_aware=True)
-    for _ in range(5):  # of staleness 0, 1, 2, 3, 4
-        server.push(1, torch.ones(2))
-    assert server.weights[0].item() == pytest.approx(-(1 + 1 + 1 / 2 + 1 / 3 + 1 / 4))
+    for worker in (1, 1, 2, 2, 3):  # of staleness 0, 0, 2, 2, 4
+        server.push(worker, unit())
+    assert server.tensors[0][0].item() == pytest.approx(-(1 + 1 + 1 / 2 + 1 / 2 + 1 / 4))
+
+
+def test_a_worker_that_is_alone_is_never_stale() -> None:
+    server = shard(staleness_aware=True, workers=1)
+    for _ in range(10):
+        server.push(0, unit())
+    assert server.tensors[0].tolist() == [-10.0, -10.0]
+
+
+def test_a_push_moves_buffers_by_the_share_of_a_worker() -> None:
+    server = shard(staleness_aware=False, workers=4)
+    server.push(1, unit(8.0))
+    server.push(2, unit(8.0))
+    assert server.tensors[1].item() == 2.0 + 1.5
+
+
+def test_shards_are_whole_tensors_of_about_equal_size() -> None:
+    assert shares([4, 100, 4, 60, 40], 2) == [[0, 1], [2, 3, 4]]
+    assert shares([8], 3) == [[0], [], []]
 
 
 def test_replicas_of_zero_1_are_refused_in_one_line() -> None:

@@ -184,3 +184,18 @@ def test_replicas_that_do_not_fit_the_workers_are_refused() -> None:
         ModelAveraging.layout(3, ranks_per_replica=2)
     with pytest.raises(ValueError, match="tau must be at least 1 step, not 0"):
         ModelAveraging(Tower(LinearRule.features), tau=0)
+
+
+def test_a_decayed_rate_does_not_become_the_base_rate_on_resuming(tmp_path: Path) -> None:
+    hyper = {"tau": 8, "lr_decay": 0.25}
+    decaying = trial(2, 6, 40, algorithm="model_averaging", hyper_parameters=hyper)
+    run_ranks(2, train, decaying, Plan(save_to=tmp_path, save_at=13))
+    resumed = run_ranks(2, train, decaying, Plan(resume_from=tmp_path))
+    whole = run_ranks(2, train, decaying, Plan())
+    assert np.array_equal(resumed[1]["weights"], whole[1]["weights"])
+
+
+def test_tau_does_not_double_where_nothing_moves_and_epsilon_is_0() -> None:
+    hyper = {"tau": 5, "epsilon": 0.0}
+    still = trial(2, 6, 20, algorithm="model_averaging", hyper_parameters=hyper, lr=0.0)
+    assert run_ranks(2, train, still, Plan())[0]["points"][-1]["tau"] == 5

@@ -141,8 +141,55 @@ def test_a_task_without_a_method(model_file, base: str, name: str, call: str) ->
         (
             "x, y = load_digits(return_X_y=True)",
             "x, y = load_digits()",
-            "MyData: building and reading the data raised ValueError: too many values to unpack"
-            " (expected 2) (line 19)",
+            "MyData: setup('fit'), without what prepare_data() has set on itself, raised ValueError:"
+            " too many values to unpack (expected 2) (line 19)",
+        ),
+        (
+            "    def setup(self, stage: str | None = None):\n",
+            "    def prepare_data(self):\n        self.shift = 16\n\n"
+            "    def setup(self, stage: str | None = None):\n        print(self.shift)\n",
+            "MyData: setup('fit'), without what prepare_data() has set on itself, raised"
+            " AttributeError: 'MyData' object has no attribute 'shift' (line 22)",
+        ),
+        (
+            'MulticlassAccuracy(10, average="micro")',
+            "MulticlassAccuracy(10, average=None)",
+            "MyTask: metric().compute() gave [10]; give one number, a scalar",
+        ),
+        (
+            "torch.optim.SGD(parameters, lr=self.lr)",
+            "torch.optim.SGD(self.network[0].parameters(), lr=self.lr)",
+            "MyTask: the optimizer of configure_optimizer(parameters) does not step on"
+            " network.2.weight, network.2.bias; put them into a group, or set requires_grad to False",
+        ),
+        (
+            "torch.optim.SGD(parameters, lr=self.lr)",
+            "torch.optim.SGD([*parameters, nn.Parameter(torch.zeros(1))], lr=self.lr)",
+            "MyTask: the optimizer of configure_optimizer(parameters) steps on what it was not given:"
+            " tensors of another model",
+        ),
+        (
+            "nn.Linear(width, 10))",
+            "nn.Linear(width, 10)).requires_grad_(False)",
+            "MyTask has no parameter to train",
+        ),
+        (
+            "nn.Linear(width, 10))",
+            "nn.Linear(width, 10).double())",
+            "MyTask: its trained parameters are float32 and float64; they have to be of one dtype,"
+            " float32, float64 or bfloat16",
+        ),
+        (
+            "nn.Linear(width, 10))",
+            "nn.Linear(width, 10))\n        self.to(torch.complex64)",
+            "MyTask: its trained parameters are complex64; they have to be of one dtype,"
+            " float32, float64 or bfloat16",
+        ),
+        (
+            "part[1437:] for part",
+            "part[1437:1438] for part",
+            "MyData: the 1 validation examples cannot be divided among 2 workers (admm); give more,"
+            " or take fewer workers",
         ),
         (
             "return self.network(batch[0])",

@@ -27,6 +27,16 @@ def test_the_clock_splits_time_into_phases_and_stands_while_stopped() -> None:
     assert -1e-9 < clock.total - sum(stopped.values()) < again
 
 
+def test_a_clock_that_stands_is_stopped_again_without_counting() -> None:
+    clock = Clock(torch.device("cpu"))
+    clock.enter("train")
+    clock.stop()
+    stopped = (clock.total, clock.cpu_seconds)
+    sum(range(3_000_000))
+    clock.stop()
+    assert (clock.total, clock.cpu_seconds) == stopped
+
+
 def test_evaluation_is_not_on_the_clock() -> None:
     begin = time.perf_counter()
     figures = run_ranks(2, train, trial(2, steps=4, evaluations=1, evaluation_pause_s=2.0), Plan())

@@ -23,6 +23,7 @@ from tests.workload import trial
 
 pytestmark = pytest.mark.timeout(120)
 Report = Callable[[str, Any], None]
+HUNG = "or used its CPU for 3 s, the limit that PACELINE_HUNG_AFTER_S sets"
 
 
 class Interruption:
@@ -83,11 +84,41 @@ def test_the_rank_that_failed_first_is_named(how: str, message: str) -> None:
 def test_ranks_that_hang_are_reported_after_a_silence() -> None:
     begin = time.monotonic()
     with (
-        pytest.raises(RankFailed, match="hung: no rank reported anything for 3 s"),
+        pytest.raises(RankFailed, match=HUNG),
         Ranks(3, fail_at_rank, 1, "hang") as ranks,
     ):
         list(ranks.messages(silence_s=3))
     assert 3 <= time.monotonic() - begin < 30
+
+
+def work_in_silence(seconds: float, report: Report) -> str:
+    until = time.process_time() + seconds
+    while time.process_time() < until:
+        pass
+    return "done"
+
+
+def test_a_rank_that_works_in_silence_has_not_hung(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PACELINE_HUNG_AFTER_S", "2.5")
+    with Ranks(1, work_in_silence, 5.0) as ranks:
+        assert list(ranks.messages()) == [(0, "result", "done")]
+
+
+def wait_for_a_thread_that_raises(report: Report) -> None:
+    def serve() -> None:
+        raise ArithmeticError("the sums of the server do not add up")
+
+    threading.Thread(target=serve).start()
+    threading.Event().wait()
+
+
+def test_a_thread_that_raises_ends_its_rank_with_its_traceback() -> None:
+    begin = time.monotonic()
+    with pytest.raises(RankFailed) as caught:
+        run_ranks(2, wait_for_a_thread_that_raises)
+    assert "raised ArithmeticError: the sums of the server do not add up" in str(caught.value)
+    assert "in serve" in caught.value.details
+    assert time.monotonic() - begin < 30
 
 
 def environment_of_rank(report: Report) -> dict[str, str]:

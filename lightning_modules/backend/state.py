@@ -1,0 +1,163 @@
+"""The state of a model, and what of it replicas exchange: its trained parameters and its buffers."""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Kind = Literal["weights", "frozen", "buffers", "counters"]
+Key = tuple[Kind, torch.dtype]
+
+
+def trained(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that are trained; tied ones once, frozen ones not."""
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def groups(model: nn.Module, *kinds: Kind) -> dict[Key, list[Tensor]]:
+    """The tensors of a model's state, of those kinds or of all, by kind and dtype.
+
+    Kinds: `weights` are trained parameters, `frozen` the others; `buffers` are of floating point, such as
+    the running statistics of batch normalisation, and `counters` the others, which have no mean. Buffers
+    that are registered as not persistent are no state.
+    """
+    found: dict[Key, list[Tensor]] = {}
+
+    def add(kind: Kind, tensor: Tensor) -> None:
+        if not kinds or kind in kinds:
+            found.setdefault((kind, tensor.dtype), []).append(tensor.detach())
+
+    for parameter in model.parameters():
+        add("weights" if parameter.requires_grad else "frozen", parameter)
+    named = dict(model.named_buffers())
+    persistent = model.state_dict(keep_vars=True) if named else {}
+    for name, buffer in named.items():
+        if name in persistent:
+            add("buffers" if buffer.is_floating_point() else "counters", buffer)
+    return found
+
+
+def tensors(model: nn.Module, *kinds: Kind) -> list[Tensor]:
+    """The tensors of those kinds, or of all, in the order of `groups`."""
+    return [tensor for group in groups(model, *kinds).values() for tensor in group]
+
+
+def digest(model: nn.Module) -> bytes:
+    """The SHA-256 of all parameters and buffers of a model."""
+    found = hashlib.sha256()
+    for tensor in tensors(model):
+        found.update(as_bytes(tensor).cpu().numpy().data)
+    return found.digest()
+
+
+class State:
+    """Some tensors of a model, as one flat vector for each kind and dtype.
+
+    It is added and scaled like a vector. Both operands of a sum have the same parts.
+
+    Attributes:
+        parts: the vectors, by kind and dtype.
+        shapes: those of the tensors that each vector is made of, in their order.
+    """
+
+    def __init__(self, parts: dict[Key, Tensor], shapes: dict[Key, list[torch.Size]]) -> None:
+        self.parts, self.shapes = parts, shapes
+
+    @classmethod
+    def of(cls, tensors: dict[Key, list[Tensor]]) -> "State":
+        """A copy of some tensors, by kind and dtype."""
+        return cls(
+            {key: torch.cat([t.flatten() for t in group]) for key, group in tensors.items()},
+            {key: [t.shape for t in group] for key, group in tensors.items()},
+        )
+
+    @property
+    def weights(self) -> "State":
+        """The trained parameters of it, not copied."""
+        return self._only("weights")
+
+    @property
+    def buffers(self) -> "State":
+        """The buffers of it, not copied."""
+        return self._only("buffers")
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.parts.values())
+
+    def tensors(self) -> list[Tensor]:
+        """Views of the vectors in the shapes of the model's tensors, part by part."""
+        return [
+            piece.view(shape)
+            for key, part in self.parts.items()
+            for piece, shape in zip(
+                part.split([shape.numel() for shape in self.shapes[key]]),
+                self.shapes[key],
+                strict=True,
+            )
+        ]
+
+    def copy_to(self, model: nn.Module) -> None:
+        """Overwrites the tensors of `model` in place, those of which this has a part."""
+        own = groups(model)
+        targets = [tensor for key in self.parts for tensor in own[key]]
+        for target, tensor in zip(targets, self.tensors(), strict=True):
+            target.copy_(tensor)
+
+    def map(self, function: Callable[..., Tensor], *others: "State") -> "State":
+        """`function` of each part, and of the same parts of `others`."""
+        return State(
+            {
+                key: function(part, *(o.parts[key] for o in others))
+                for key, part in self.parts.items()
+            },
+            self.shapes,
+        )
+
+    def norm(self) -> float:
+        """The Euclidean norm over all parts."""
+        squares = [part.double().square().sum() for part in self.parts.values()]
+        return math.sqrt(sum(square.item() for square in squares))
+
+    def __add__(self, other: "State") -> "State":
+        return self.map(torch.add, other)
+
+    def __sub__(self, other: "State") -> "State":
+        return self.map(torch.sub, other)
+
+    def __mul__(self, factor: float) -> "State":
+        return self.map(lambda part: part * factor)
+
+    __rmul__ = __mul__
+
+    def __iadd__(self, other: "State") -> "State":
+        return self.map(Tensor.add_, other)
+
+    def __or__(self, other: "State") -> "State":
+        """The parts of both, which have none in common."""
+        return State({**self.parts, **other.parts}, {**self.shapes, **other.shapes})
+
+    def _only(self, kind: Kind) -> "State":
+        parts = {key: part for key, part in self.parts.items() if key[0] == kind}
+        return State(parts, {key: self.shapes[key] for key in parts})
+
+
+def pack(tensors: Iterable[Tensor]) -> Tensor:
+    """The bytes of some tensors, of whatever dtypes, in one vector on the CPU."""
+    parts = [as_bytes(tensor).cpu() for tensor in tensors]
+    return torch.cat([torch.empty(0, dtype=torch.uint8), *parts])
+
+
+def unpack(packed: Tensor, tensors: list[Tensor]) -> None:
+    """Overwrites `tensors` with what `pack` has made of others like them."""
+    parts = packed.split([tensor.nbytes for tensor in tensors])
+    for tensor, part in zip(tensors, parts, strict=True):
+        tensor.copy_(part.clone().view(tensor.dtype).view_as(tensor))
+
+
+def as_bytes(tensor: Tensor) -> Tensor:
+    """The bytes of a tensor, whatever its dtype, as a vector."""
+    return tensor.detach().contiguous().flatten().view(torch.uint8)

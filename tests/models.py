@@ -1,0 +1,202 @@
+"""Models that are more than trained float32 matrices, each a kind that people bring."""
+
+import math
+import os
+import random
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchmetrics import MeanAbsoluteError
+from torchmetrics.classification import BinaryAUROC
+
+from tests.workload import LinearRule, Rows, Tower, draw
+
+
+class Normalised(Tower):
+    """With batch normalisation, whose statistics and counter are buffers."""
+
+    def __init__(self, features: int, width: int = 16, lr: float = 0.1) -> None:
+        super().__init__(features, lr=lr)
+        self.tower = nn.Sequential(
+            nn.Linear(features, width), nn.BatchNorm1d(width), nn.Tanh(), nn.Linear(width, 1)
+        )
+
+
+class Frozen(Tower):
+    """With a first layer that is not trained and, behind it, one layer that is used twice."""
+
+    def __init__(self, features: int, width: int = 16, lr: float = 0.1) -> None:
+        super().__init__(features, lr=lr)
+        twice = nn.Linear(width, width)
+        self.tower = nn.Sequential(
+            nn.Linear(features, width).requires_grad_(False),
+            twice,
+            nn.Tanh(),
+            twice,
+            nn.Linear(width, 1),
+        )
+
+
+class Tempered(Tower):
+    """With a learnt temperature, a parameter of no dimension."""
+
+    def __init__(self, features: int, width: int = 16, lr: float = 0.1) -> None:
+        super().__init__(features, width, lr=lr)
+        self.log_scale = nn.Parameter(torch.tensor(0.0))
+
+    def forward(self, batch: Rows) -> Tensor:
+        return super().forward(batch) * self.log_scale.exp()
+
+
+class Exact(Tower):
+    """In float64, and of no use in float32: its inputs are far from zero."""
+
+    far = 1.7e9
+
+    def __init__(self, features: int, width: int = 16, lr: float = 0.1) -> None:
+        super().__init__(features, width, lr=lr)
+        self.shift = nn.Parameter(torch.tensor([self.far]), requires_grad=False)
+        self.double()
+
+    def forward(self, batch: Rows) -> Tensor:
+        x = batch.x.to(self.shift.dtype) + self.far
+        return super().forward(Rows(x - self.shift, batch.y))
+
+
+class Short(Tower):
+    """In bfloat16."""
+
+    def __init__(self, features: int, width: int = 16, lr: float = 0.1) -> None:
+        super().__init__(features, width, lr=lr)
+        self.bfloat16()
+
+
+class Grouped(Tower):
+    """AdamW that decays matrices alone, by their dimension and by the names of the model's own."""
+
+    named: ClassVar[bool] = False
+
+    def configure_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        mine = [p for _, p in self.named_parameters()] if self.named else list(parameters)
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in mine if p.dim() >= 2], "weight_decay": 0.5},
+            {"params": [p for p in mine if p.dim() < 2], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=0.01)
+
+
+class Named(Grouped):
+    named = True
+
+
+class Trusting(Tower):
+    """With an optimizer that moves each tensor in proportion to its own norm, as LARS and LAMB do."""
+
+    def configure_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return TrustRatio(parameters, self.lr)
+
+
+class TrustRatio(torch.optim.Optimizer):
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float) -> None:
+        super().__init__(parameters, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                norm = p.grad.norm()
+                if norm > 0:
+                    p -= p.grad * (group["lr"] * p.norm().clamp(min=0.01) / norm)
+
+
+class Unseeded(Tower):
+    """Whose weights differ from process to process."""
+
+    def __init__(self, features: int, width: int = 16, lr: float = 0.1) -> None:
+        super().__init__(features, width, lr=lr)
+        with torch.no_grad():
+            self.tower[0].bias.fill_(float(os.getpid()))
+
+
+class Regression(Tower):
+    """Whose labels are numbers in [0, 1]."""
+
+    metric_name = "absolute error"
+
+    def metric(self) -> MeanAbsoluteError:  # type: ignore[override]
+        return MeanAbsoluteError()
+
+
+class Ranked(Tower):
+    metric_name = "AUROC"
+
+    def metric(self) -> BinaryAUROC:  # type: ignore[override]
+        return BinaryAUROC()
+
+
+class OneByOne(Dataset[Rows]):
+    """Examples that are read one at a time, by a number that has to be Python's."""
+
+    def __init__(self, rows: Rows, augment: Callable[[], float] = lambda: 0.0) -> None:
+        self.rows, self.augment = rows, augment
+
+    def __len__(self) -> int:
+        return len(self.rows.y)
+
+    def __getitem__(self, index: int) -> Rows:
+        if type(index) is not int:
+            raise TypeError(f"a {type(index).__name__} is no int")
+        return Rows(self.rows.x[index] + self.augment(), self.rows.y[index])
+
+
+class Drawn(LinearRule):
+    """Whose split and augmentation are drawn without a generator of their own.
+
+    Args:
+        source: of the random numbers; `entropy` is a generator that nobody can seed.
+        nan: the validation rows whose features are not numbers.
+        one_class: whether all validation labels are 1.
+        soft: whether labels are 0.25 and 0.75, not 0 and 1.
+    """
+
+    def __init__(
+        self,
+        source: Literal["random", "numpy", "torch", "entropy"] = "random",
+        nan: list[int] | None = None,
+        one_class: bool = False,
+        soft: bool = False,
+    ) -> None:
+        super().__init__()
+        self.source, self.nan = source, nan or []
+        self.one_class, self.soft = one_class, soft
+
+    def draw(self) -> float:
+        match self.source:
+            case "random":
+                return random.random()
+            case "numpy":
+                return float(np.random.random())
+            case "torch":
+                return torch.rand(()).item()
+            case _:
+                return float(np.random.default_rng().random())
+
+    def setup(self, stage: str | None = None) -> None:
+        rows = draw(150, 1)
+        rows = Rows(rows.x, (rows.y + 0.5) / 2 if self.soft else rows.y)
+        order = sorted(range(150), key=lambda _: self.draw())
+        self.train = Rows(*(part[order[:100]] for part in rows))
+        self.validation = Rows(*(part[order[100:]].clone() for part in rows))
+        self.validation.x[self.nan] = math.nan
+        if self.one_class:
+            self.validation.y.fill_(1.0)
+
+    def train_dataloader(self) -> DataLoader[Rows]:
+        return DataLoader(OneByOne(self.train, lambda: 0.1 * self.draw()))
+
+    def val_dataloader(self) -> DataLoader[Rows]:
+        return DataLoader(OneByOne(self.validation))
