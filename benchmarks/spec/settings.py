@@ -65,8 +65,8 @@ class Fault:
     """A fault that is injected into one rank.
 
     Args:
-        kind: the kind of fault. `kill` kills the process of the rank after a step, `raise` raises an
-            error in it after a step, and `slow` makes it slow after a step. `none` is no fault.
+        kind: the kind of fault. `kill` kills the process of the rank, `raise` raises an error in it, and
+            `slow` makes it slow from then on. `none` is no fault.
         rank: the rank that has the fault. Trials without this rank have no fault.
         step: the step, counted from 1, after which the fault occurs.
         factor: how many times as long the steps of a slow rank take, at least 1.
