@@ -58,7 +58,7 @@ def check_classes(data: Plugin, task: Plugin) -> None:
 
 
 def _lacks(cls: type, name: str) -> bool:
-    """Returns whether a class does not define a method itself and has at most that of its base class."""
+    """Returns whether a class has nothing of that name, or only the default of a base class."""
     inherited = (nn.Module, LightningModule, LightningDataModule, Task)
     return getattr(cls, name, None) in [None, *(getattr(base, name, None) for base in inherited)]
 
