@@ -1,4 +1,7 @@
-"""Shows the progress of trials: as bars on a terminal, and as lines in a file or a pipe."""
+"""Shows the progress of trials.
+
+On a terminal it shows bars. Elsewhere it prints a line for each trial and one from time to time.
+"""
 
 import sys
 import time
