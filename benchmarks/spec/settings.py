@@ -43,7 +43,7 @@ class Scale:
 
     Args:
         workers: the numbers of workers (ranks) to train with.
-        batch_size: the number of examples in a step: of each worker (weak scaling) or of all workers
+        batch_size: the number of examples a step, of each worker (weak scaling) or of all workers
             together (strong scaling).
         scaling: `weak` keeps the batch of each worker the same, so that more workers take larger steps.
             `strong` divides one batch of the same size among the workers.
