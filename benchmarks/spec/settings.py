@@ -15,8 +15,7 @@ class Target:
     """The validation loss that a trial should reach.
 
     Args:
-        loss: the target is reached when the validation loss is at or below this value. None means that
-            there is no target.
+        loss: the largest validation loss that reaches the target, or None for no target.
     """
 
     loss: float | None = None
@@ -43,10 +42,9 @@ class Scale:
 
     Args:
         workers: the numbers of workers (ranks) to train with.
-        batch_size: the number of examples a step, of each worker (weak scaling) or of all workers
-            together (strong scaling).
-        scaling: `weak` keeps the batch of each worker the same, so that more workers take larger steps.
-            `strong` divides one batch of the same size among the workers.
+        batch_size: examples a step, of each worker (weak scaling) or of all together (strong).
+        scaling: `weak` gives each worker a full batch, so more workers take larger steps.
+            `strong` divides one batch among the workers.
         zero_stage: the ZeRO stage within a replica, 0 to 3.
         threads: the number of CPU threads of each rank.
         accelerator: the hardware to train on. `auto` uses the GPUs if the machine has any.
@@ -65,8 +63,8 @@ class Fault:
     """A fault that is injected into one rank.
 
     Args:
-        kind: the kind of fault. `kill` kills the process of the rank, `raise` raises an error in it, and
-            `slow` makes it slow from then on. `none` is no fault.
+        kind: `kill` kills the process, `raise` raises an error, `slow` slows all later steps.
+            `none` is no fault.
         rank: the rank that has the fault. Trials without this rank have no fault.
         step: the step, counted from 1, after which the fault occurs.
         factor: how many times as long the steps of a slow rank take, at least 1.
@@ -91,17 +89,14 @@ class Sweep:
     Args:
         algorithms: the algorithms to tune. The default is all algorithms of the benchmark.
         workers: the numbers of workers to tune at. The default is those of the benchmark.
-        pool_workers: if true, the number of workers is drawn like any other parameter, and each algorithm
-            has one study.
+        pool_workers: draw the number of workers like the other parameters, in one study per algorithm.
         batch_sizes: the values of `scale.batch_size` to draw from.
         zero_stages: the values of `scale.zero_stage` to draw from if a replica has several ranks.
         only: the dimensions of the search spaces to draw. The default is all dimensions.
         trials: the number of trials of a study, including the configuration of the YAML.
-        objectives: the objectives to minimise. With several objectives, the study searches for a Pareto
-            front.
+        objectives: the objectives to minimise. Several objectives give a Pareto front.
         sampler: the algorithm that draws the parameters.
-        pruner: the algorithm that stops a trial early because of its loss so far. It is used with a
-            single objective only.
+        pruner: the algorithm that stops trials early by their loss. It needs a single objective.
         tuning_seeds: the seeds to tune on. Each configuration is trained once on each of them.
         seeds: the seeds on which the tuned configuration is retrained. Only these trials are scored.
     """
