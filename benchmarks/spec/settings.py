@@ -96,7 +96,7 @@ class Sweep:
         trials: the number of trials of a study, including the configuration of the YAML.
         objectives: the objectives to minimise. Several objectives give a Pareto front.
         sampler: the algorithm that draws the parameters.
-        pruner: the algorithm that stops trials early by their loss. It needs a single objective.
+        pruner: the algorithm that stops trials early by their loss. It is for a single objective.
         tuning_seeds: the seeds to tune on. Each configuration is trained once on each of them.
         seeds: the seeds on which the tuned configuration is retrained. Only these trials are scored.
     """
