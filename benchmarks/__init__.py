@@ -1,1 +1,1 @@
-"""What is run: one YAML file per benchmark; how it is read, run, tuned and measured."""
+"""The benchmarks, one YAML file each, and the code that reads, runs, tunes and measures them."""

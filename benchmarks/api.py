@@ -1,4 +1,4 @@
-"""The functions of `import paceline`: run a benchmark, read its results."""
+"""The functions of `import paceline`: run a benchmark and read its results."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +20,7 @@ def run(
     store: str | None = None,
     link: str = DEFAULT,
 ) -> Results:
-    """Runs the trials of a benchmark that are missing and returns all its results.
+    """Runs the missing trials of a benchmark and returns the results of all its trials.
 
     Call it under `if __name__ == "__main__":`, because worker processes import the main module.
 
@@ -28,13 +28,14 @@ def run(
         benchmark: the name of a shipped benchmark, the path of a YAML file, or `FILE.py:CLASS` for a
             task of your own.
         settings: fields of the YAML to override, by their dotted name, e.g. `{"scale.workers": [1, 2]}`.
-        store: the URI of MLflow's store; the default is that of the command `paceline`.
-        link: the preset of the link over which times are modelled.
+        store: the URI of the MLflow store. The default is the store of the command `paceline`.
+        link: the preset of the network link for which times are modelled.
 
     Raises:
-        ConfigError: a setting or a class is wrong.
-        HomeError: the surroundings do not serve, such as a folder that cannot be written to.
-        StoreError: the store cannot be opened.
+        ConfigError: if a setting or a class is wrong.
+        HomeError: if the folder of the state or for temporary files cannot be used, for example because
+            it is read-only.
+        StoreError: if the store cannot be opened.
     """
     make_ready()
     start_fork_server("paceline.benchmarks.trials.rank")
@@ -48,15 +49,15 @@ def run(
 
 
 def load_results(benchmark: str, *, store: str | None = None, link: str = DEFAULT) -> Results:
-    """The results of the latest run of a benchmark.
+    """Returns the results of the latest run of a benchmark.
 
     Args:
-        benchmark: its name.
-        store: the URI of MLflow's store; the default is that of the command `paceline`.
-        link: the preset of the link over which times are modelled.
+        benchmark: the name of the benchmark.
+        store: the URI of the MLflow store. The default is the store of the command `paceline`.
+        link: the preset of the network link for which times are modelled.
 
     Raises:
-        StoreError: there is no such store.
-        NoResults: the benchmark has not been run.
+        StoreError: if the store does not exist or cannot be opened.
+        NoResults: if the benchmark has not been run.
     """
     return load(open_store(store or default_store(), create=False), benchmark, link)

@@ -1,1 +1,1 @@
-"""The command line: what each command does, and what it shows."""
+"""The command line: its commands and their output."""

@@ -1,6 +1,7 @@
-"""What each command of the command line does.
+"""The commands of the command line.
 
-Each imports what it needs itself: torch and Lightning take seconds, which `results` need not wait for.
+Each command imports the modules that it needs, because importing torch and Lightning takes seconds and
+commands such as `results` do not need them.
 """
 
 import argparse
@@ -65,16 +66,16 @@ def sweep(options: argparse.Namespace) -> int:
 
 
 def _benchmark(options: argparse.Namespace) -> "Benchmark":
-    """What is named on the command line, with what it overrides; its ranks can be started."""
+    """Returns the benchmark of the command line with its overrides, and starts the fork server."""
     from paceline.benchmarks.spec.arguments import reads_as_itself
     from paceline.benchmarks.spec.reading import load_benchmark, load_workload
     from paceline.benchmarks.spec.shipped import find_benchmark
     from paceline.lightning_modules.backend.launch import start_fork_server
 
     if options.name:
-        find_benchmark(options.name)  # a slip of the pen is told before anything takes seconds
+        find_benchmark(options.name)  # reports a misspelt name before the slow imports
     make_ready()
-    # It imports while this process imports.
+    # The server imports its modules while this process imports its own.
     start_fork_server("paceline.benchmarks.trials.rank")
     overrides = list(options.overrides)
     if options.data:
@@ -102,7 +103,7 @@ def show_fields(name: str) -> None:
 
 
 def _conclude(client: "MlflowClient", name: str, link: str, report: Path, failed: int) -> None:
-    """Shows what a run or a sweep has given and writes its report."""
+    """Shows the results of a run or a sweep and writes its report."""
     from paceline.benchmarks.cli.tables import table
     from paceline.reports.measures.results import load
 
@@ -182,11 +183,11 @@ def report(options: argparse.Namespace) -> int:
 
 
 def _report_file(path: str | None, name: str) -> Path:
-    """Where the report of a benchmark goes; its folder is there and can be written to.
+    """Returns the file of a benchmark's report. Creates its folder and checks that it is writable.
 
     Raises:
-        ConfigError: `path` is no file that ends in `.pdf`.
-        OSError: the folder cannot be made or written to.
+        ConfigError: if `path` is a folder or does not end in `.pdf`.
+        OSError: if the folder cannot be created or written to.
     """
     from paceline.benchmarks.spec.plugin import ConfigError
 
@@ -236,7 +237,7 @@ def download(options: argparse.Namespace) -> int:
 
 
 def measure(options: argparse.Namespace) -> int:
-    # It measures the reports' statistics and needs no machine.
+    # `coverage` measures the statistics of the reports and needs no machine.
     room = "reports.measures" if options.meter == "coverage" else "benchmarks.meters"
     import_module(f"paceline.{room}.{options.meter}").main(options.overrides)
     return 0
@@ -271,13 +272,13 @@ def ui(options: argparse.Namespace) -> int:
 
 
 def _serve(uri: str, port: int) -> NoReturn:
-    """Becomes MLflow's server, so that a signal ends the server itself."""
+    """Replaces this process by the MLflow server, so that a signal ends the server itself."""
     server = [sys.executable, "-m", "mlflow", "server"]
     server += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     environment = os.environ | {
-        # Jobs are for evaluating language models; without them it starts in half the time.
+        # Jobs evaluate language models. Without them the server starts in half the time.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        # Not among the arguments, which every user of the machine can read: it may hold a password.
+        # The URI may contain a password, and every user of the machine can read the arguments.
         "MLFLOW_BACKEND_STORE_URI": uri,
     }
     print(f"MLflow: http://127.0.0.1:{port}  (Ctrl-C ends it)", flush=True)
@@ -308,7 +309,7 @@ def doctor(options: argparse.Namespace) -> int:
 
 
 def _name(name: str) -> str:
-    """The name under which MLflow holds a benchmark that is given by its name or by its file."""
+    """Returns the name of a benchmark in MLflow, given its name or its file."""
     from paceline.benchmarks.spec.shipped import find_benchmark, read_yaml
 
     path = Path(name)

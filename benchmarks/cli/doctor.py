@@ -1,4 +1,4 @@
-"""Checks that trials can run on this machine, each by doing it."""
+"""Checks that trials can run on this machine. Each check does what a trial would do."""
 
 import os
 import shutil
@@ -21,12 +21,12 @@ Check = Callable[[], tuple[str, str | None]]
 
 
 def run_checks(uri: str) -> Iterator[tuple[str, str, str | None]]:
-    """Yields (what, what was found, what to do about it or None where it is well)."""
+    """Yields (name of the check, what it found, remedy). The remedy is None if there is no problem."""
     checks: dict[str, Check] = {**CHECKS, "tracking": partial(_store, uri)}
     for name, check in checks.items():
         try:
             yield name, *check()
-        except Exception as error:  # a check that cannot run has found a problem
+        except Exception as error:  # a check that fails has found a problem
             lines = str(error).splitlines() or [""]
             yield name, masked(f"{type(error).__name__}: {lines[0]}"), "see the message"
 

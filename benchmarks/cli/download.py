@@ -1,4 +1,8 @@
-"""Fetches the public data sets: resumed where a transfer ended, checked, whole or not there at all."""
+"""Downloads public data sets.
+
+A download continues where an earlier one ended. A file gets its name only when it is complete and its
+checksum is right.
+"""
 
 import gzip
 import hashlib
@@ -15,22 +19,23 @@ from paceline.benchmarks.spec.plugin import ConfigError, nearest
 from paceline.datasets.reading.cache import DataError, explained
 from paceline.datasets.reading.image_set import PUBLISHED
 
-TIMEOUT_S = 30.0  # without a byte
+TIMEOUT_S = 30.0  # seconds without receiving a byte
 CHUNK = 1 << 16
 Progress = Callable[[str, int, int | None], None]
 
 
 @dataclass(frozen=True)
 class PublicSet:
-    """A set that anybody may fetch.
+    """A public data set.
 
     Attributes:
-        about: what it is.
-        terms: under which it is given.
-        addresses: the folders that hold its files, tried in this order.
-        files: the checksum of each file by its name, MD5 or SHA-256 in hexadecimal; of a `.gz` that of
-            what it holds, as mirrors compress anew, and of an archive its own.
-        use: how a benchmark is given it, with `{folder}` where it lies.
+        about: a description in one line.
+        terms: the licence or the terms of use.
+        addresses: the URLs of the folders that contain its files, tried in this order.
+        files: the checksum of each file by its name, MD5 or SHA-256 in hexadecimal. The checksum of a
+            `.gz` file is that of its uncompressed content, because mirrors compress it anew. The checksum
+            of an archive is that of the archive itself.
+        use: the command that uses the data set, with `{folder}` for its folder.
     """
 
     about: str
@@ -51,7 +56,7 @@ SETS = {
     "mnist": PublicSet(
         about="MNIST: 70,000 handwritten digits of 28 x 28 pixels",
         terms="copyright Yann LeCun and Corinna Cortes; the files come with no licence",
-        # The publisher's own, which often refuses, and PyTorch's copy.
+        # The publisher's own server, which often refuses, and PyTorch's copy.
         addresses=(
             "http://yann.lecun.com/exdb/mnist",
             "https://ossci-datasets.s3.amazonaws.com/mnist",
@@ -104,10 +109,10 @@ SETS = {
 
 
 def find_set(name: str) -> PublicSet:
-    """The set of that name.
+    """Returns the data set of that name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: if there is no such data set.
     """
     if name not in SETS:
         near = nearest(name, SETS)
@@ -116,16 +121,17 @@ def find_set(name: str) -> PublicSet:
 
 
 def download(wanted: PublicSet, folder: Path, progress: Progress) -> None:
-    """Puts the files of a set into `folder`; those that are there and whole stay.
+    """Downloads the files of a data set into `folder`. It does not download complete files again.
 
     Args:
-        wanted: the set.
-        folder: made if missing.
-        progress: called with a file's name, the bytes that are there and, where known, all of them.
+        wanted: the data set.
+        folder: the folder of the files. It is created if it is missing.
+        progress: called with the name of a file, the bytes received so far and the size of the file in
+            bytes, or None if the size is unknown.
 
     Raises:
-        DataError: nothing can be reached, a transfer ended early (its part is kept, and the next call
-            goes on there), or a content is not what its checksum says.
+        DataError: if no address answers, if a transfer ended early, or if a checksum is wrong. After an
+            early end the received part is kept, and the next call continues from it.
     """
     with explained(f"cannot write {folder}", "name another folder with --to"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -138,13 +144,13 @@ def download(wanted: PublicSet, folder: Path, progress: Progress) -> None:
         try:
             _check(part, checksum, f"it came from {source}; try again later")
         except DataError:
-            part.unlink()  # or every further call would find it again
+            part.unlink()  # otherwise every later call would find it again
             raise
         part.replace(file)
 
 
 def _receive(addresses: tuple[str, ...], part: Path, name: str, progress: Progress) -> str:
-    """Completes `part` from the first address that answers, and returns that."""
+    """Completes `part` from the first address that answers, and returns that address."""
     refusals = []
     for address in (f"{folder}/{name}" for folder in addresses):
         begun = part.stat().st_size if part.exists() else 0
@@ -152,7 +158,7 @@ def _receive(addresses: tuple[str, ...], part: Path, name: str, progress: Progre
         try:
             answer = urlopen(request, timeout=TIMEOUT_S)
         except HTTPError as error:
-            if begun and error.code == 416:  # nothing is left to send
+            if begun and error.code == 416:  # the part is complete already
                 return address
             refusals.append(f"{address} answers {error.code} {error.reason}")
             continue

@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
         " PACELINE_HOME or in the current folder",
     )
     verbs = root.add_subparsers(dest="verb", required=True, metavar="COMMAND")
-    # Options before the command are moved behind it, where every command takes this one.
+    # `main` moves options from before the command to behind it, so every command needs this one.
     anywhere = argparse.ArgumentParser(add_help=False)
     anywhere.add_argument(
         "--store", metavar="URI", default=argparse.SUPPRESS, help="the MLflow store"
@@ -226,7 +226,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 class _Help(argparse.Action):
-    """Shows the help of a command and, where a benchmark is named, its fields."""
+    """Shows the help of a command. If a benchmark is named, also shows its fields."""
 
     def __init__(self, **more: Any) -> None:
         super().__init__(nargs=0, default=argparse.SUPPRESS, **more)
@@ -242,7 +242,7 @@ class _Help(argparse.Action):
 
 
 def _command_first(arguments: list[str], verbs: Iterable[str]) -> list[str]:
-    """The arguments of a command line with what stands before the command moved behind it."""
+    """Returns the arguments with those before the command moved behind it."""
     place = next((i for i, argument in enumerate(arguments) if argument in verbs), 0)
     return [*arguments[place : place + 1], *arguments[:place], *arguments[place + 1 :]]
 
@@ -264,12 +264,12 @@ def main(arguments: list[str] | None = None) -> int:
     if overrides and options.verb not in ("run", "sweep", "measure"):
         root.error(f"unknown option {overrides[0]}")
     options.overrides = overrides
-    for stream in (sys.stdout, sys.stderr):  # a terminal may lack a character that a table has
+    for stream in (sys.stdout, sys.stderr):  # a terminal may lack a character of a table
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
         return int(options.command(options))
-    except BrokenPipeError:  # the reader of the output has closed it, as `head` does
+    except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
@@ -280,7 +280,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _told(error: Exception) -> int:
-    """Tells of an error, in one line where it is a mistake; returns the exit status."""
+    """Prints an error and returns the exit status. A mistake of the user is printed in one line."""
     if _is_mistake(error):
         _say(masked(f"error: {error}"))
         return 2
@@ -293,7 +293,7 @@ def _say(message: str) -> None:
 
 
 def _is_mistake(error: Exception) -> bool:
-    """Whether an error is shown in one line: it comes from the user or the machine, and is no bug."""
-    # A class that is not imported cannot have been raised, and importing it takes seconds.
+    """Returns whether an error comes from the user or the machine, and not from a bug."""
+    # A class whose module is not imported cannot have been raised. Importing it would take seconds.
     known = ((sys.modules.get(module), name) for module, name in MISTAKES.items())
     return isinstance(error, (OSError, *(getattr(m, name) for m, name in known if m)))

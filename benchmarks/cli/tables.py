@@ -1,4 +1,4 @@
-"""The tables of the terminal: results, and what came out of a rerun."""
+"""The tables of the terminal: results, comparisons of two runs, and the outcome of a rerun."""
 
 import math
 from typing import TYPE_CHECKING
@@ -12,14 +12,14 @@ from paceline.reports.measures.groups import any_oversubscribed, target
 from paceline.reports.measures.remarks import MEANING, remarked
 from paceline.reports.measures.results import Results
 
-if TYPE_CHECKING:  # what a table of results need not wait for
+if TYPE_CHECKING:  # importing it takes seconds, and a table of results does not need it
     from paceline.benchmarks.trials.rerun import Rerun
 
-RUN_DIGITS = 8  # of a run's id, as in the report; `rerun` takes them
+RUN_DIGITS = 8  # digits shown of a run's id, as in the report; `rerun` accepts them
 
 
 def comparison(rerun: "Rerun") -> Table:
-    """What a rerun gave beside what is recorded."""
+    """Returns a table of the results of a rerun beside the recorded ones."""
     grid = Table(title=f"rerun of {rerun.run_id}: {rerun.verdict}")
     for column in ("", "recorded", "now", ""):
         grid.add_column(column)
@@ -32,7 +32,7 @@ def comparison(rerun: "Rerun") -> Table:
 
 
 def differences(before: Results, after: Results) -> Table:
-    """What is not alike in two runs."""
+    """Returns a table of the settings and facts that differ between two runs."""
     grid = Table("what differs", before.run_id[:8], after.run_id[:8], title="before and after")
     for name, values in compare.differences(before, after).items():
         grid.add_row(name, *("–" if value is None else escape(str(value)) for value in values))
@@ -42,7 +42,10 @@ def differences(before: Results, after: Results) -> Table:
 
 
 def changes(before: Results, after: Results) -> Table:
-    """Each figure of the configurations in both, after over before, with a verdict."""
+    """Returns a table of the ratios of two runs, after over before, with a verdict for each.
+
+    It has a row for each figure of each configuration that is in both runs.
+    """
     compared = compare.compare(before, after)
     columns = ("algorithm", "workers", "figure", "after / before", "verdict")
     grid = Table(*columns, title="after over before")
@@ -64,7 +67,7 @@ def changes(before: Results, after: Results) -> Table:
 
 
 def table(results: Results) -> Table:
-    """The trials of a benchmark as a table for the terminal."""
+    """Returns the trials of a benchmark as a table for the terminal."""
     to_target = {
         "steps_to_target": "steps to target",
         "time_to_target_s": "seconds to target",

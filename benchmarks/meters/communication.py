@@ -1,10 +1,11 @@
-"""Measures how communication grows with the model and with the workers, beside what arithmetic says.
+"""Measures how communication grows with the model and the number of workers, compared with a formula.
 
     unshare -Urn paceline measure communication [--figure docs/images/communication.svg]
 
 Runs a few steps of each algorithm on the synthetic click log in real ranks: models of four sizes on four
-workers, then one of them on 2, 4 and 8. Bytes are those of the ranks' ledgers and, in a private network
-namespace as above, the kernel's beside them; exponents are slopes of straight lines through logarithms.
+workers, then one of these models on 2, 4 and 8 workers. The bytes are counted by the ledgers of the ranks
+and, in a private network namespace as above, also by the kernel. An exponent is the slope of a straight
+line fitted to the logarithms.
 """
 
 import argparse
@@ -31,21 +32,22 @@ from paceline.lightning_modules.backend.launch import start_fork_server
 from paceline.lightning_modules.backend.phases import TRAINING
 from paceline.reports.figures.look import COLOURS, MARKERS, STYLE, WIDTH, Look, legend
 
-HASH_SIZES = [2, 512, 4096, 32768]  # of the click-through model: 38,817 to 6,854,345 parameters
+HASH_SIZES = [2, 512, 4096, 32768]  # click-through models of 38,817 to 6,854,345 parameters
 WORKERS = [2, 4, 8]
-SIZE, SCALE = HASH_SIZES[2], WORKERS[1]  # while the other one varies
+SIZE, SCALE = HASH_SIZES[2], WORKERS[1]  # each is fixed while the other one varies
 BATCH_SIZE, STEPS, PERIOD = 16, 20, 10
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What an exchange costs by arithmetic.
+    """The cost of an exchange by a formula.
 
     Attributes:
-        worker_bytes: what a worker sends in an exchange, of p parameters and N workers.
-        formula: the same in print.
-        limit: the exponent of N, for large N, of what all workers send together.
-        period: steps from one exchange to the next.
+        worker_bytes: the bytes that a worker sends in an exchange, as a function of p, the number of
+            parameters, and N, the number of workers.
+        formula: the formula of `worker_bytes` as text.
+        limit: the exponent of N, for large N, in the bytes that all workers send together.
+        period: the number of steps from one exchange to the next.
     """
 
     worker_bytes: Callable[[Any, Any], Any]
@@ -68,12 +70,12 @@ COSTS = {
 
 
 def exponent(sizes: "pd.Series[Any]", values: "pd.Series[float]") -> float:
-    """The power of `sizes` with which `values` grow."""
+    """Returns the exponent with which `values` grow as a power of `sizes`."""
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 
 def trials(hash_size: int, workers: int) -> list[Trial]:
-    """A trial of `STEPS` steps of each algorithm."""
+    """Returns a trial of `STEPS` steps for each algorithm."""
     settings = {
         "workload.data.train_rows": STEPS * BATCH_SIZE * max(WORKERS),
         "workload.data.validation_rows": 100,
@@ -92,10 +94,10 @@ def trials(hash_size: int, workers: int) -> list[Trial]:
 
 
 def measure(trial: Trial, display: TerminalDisplay) -> dict[str, Any]:
-    """Runs a trial; its algorithm, p and N, and the bytes that a worker sends in an exchange.
+    """Runs a trial and returns its algorithm, p, N and the bytes that a worker sends in an exchange.
 
-    They are `expected` by arithmetic, `sent` by the ledger, and by the `kernel`, which does not tell
-    them from the few of the rendezvous and of measuring itself.
+    The bytes are those of the formula (`expected`), of the ledger (`sent`) and of the kernel (`kernel`).
+    The count of the kernel includes the few bytes of the rendezvous and of the measurement itself.
     """
     data = trial.workload.data.build()
     data.prepare_data()
@@ -120,7 +122,7 @@ def measure(trial: Trial, display: TerminalDisplay) -> dict[str, Any]:
 
 
 def loopback_bytes() -> int:
-    """Bytes that the loopback interface of this network namespace has sent."""
+    """Returns the bytes that the loopback interface of this network namespace has sent."""
     for line in Path("/proc/net/dev").read_text().splitlines():
         name, _, counters = line.partition(":")
         if name.strip() == "lo":
@@ -129,7 +131,7 @@ def loopback_bytes() -> int:
 
 
 def in_private_namespace() -> bool:
-    """Whether nothing but this process and its children can use the network; then makes it usable."""
+    """Returns whether this process is in a private network namespace, and if so turns on its loopback."""
     lines = Path("/proc/net/dev").read_text().splitlines()[2:]
     private = [line.split(":")[0].strip() for line in lines] == ["lo"] and not loopback_bytes()
     if private:
@@ -138,14 +140,17 @@ def in_private_namespace() -> bool:
 
 
 def varied(found: pd.DataFrame, algorithm: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows of an algorithm between which p differs alone, and those between which N does."""
+    """Returns the rows of an algorithm that differ only in p, and those that differ only in N."""
     own = found[found["algorithm"] == algorithm].sort_values(["p", "n"])
     size = own["p"].unique()[HASH_SIZES.index(SIZE)]
     return own[own["n"] == SCALE], own[own["p"] == size]
 
 
 def draw(found: pd.DataFrame, titles: dict[str, str]) -> Figure:
-    """Bytes a step against p and against N: measured (marks), by arithmetic (lines), the exponents."""
+    """Draws the bytes per step against p and against N, with the exponents in the legend.
+
+    Marks are measured, and lines are the formula.
+    """
     figure = Figure(figsize=(WIDTH, 2.8))
     left, right = figure.subplots(1, 2)
     handles = []
@@ -183,7 +188,7 @@ def _range(values: "pd.Series[float]") -> str:
 
 
 def table(found: pd.DataFrame, titles: dict[str, str], private: bool) -> Table:
-    """The counts beside one another and the exponents; the kernel's where its count is `private`."""
+    """Returns a table of the counts and the exponents. Shows those of the kernel only if `private`."""
     grid = Table(title="Bytes that a worker sends in an exchange; exponents measured (by formula)")
     grid.add_column("algorithm")
     grid.add_column("formula")

@@ -1,12 +1,13 @@
-"""Measures exchanges between ranks on this machine and checks the cost model of a link against them.
+"""Measures exchanges between ranks on this machine and compares them with the cost model of a link.
 
     paceline measure exchanges [--workers 2] [--rounds 100]
 
-For each operation: latency and bandwidth of Hockney's model, fitted to messages of 1 kB, 2 kB ... 16 MB,
-and the error of its prediction for each of them by a fit to every other size, so that no prediction has
-seen what it predicts; 16 MB lies beyond all that its fit has seen. In every round each operation has
-each size once, in an order drawn anew, so that what else the machine does meets all alike. Fitted and
-predicted are lower deciles, the times of exchanges that were not held up, and medians.
+For each operation, the table shows the latency and the bandwidth of Hockney's model, fitted to messages
+of 1 kB, 2 kB ... 16 MB, and the errors of its predictions. The prediction for a size comes from a fit to
+every other size, so that the fit has not seen the size that it predicts; 16 MB is larger than all sizes
+of its fit. Every round times each operation once with each size. The order is drawn anew in each round,
+so that other load on the machine affects all of them alike. The model is fitted to lower deciles, which
+are the times of exchanges that were not delayed, and to medians.
 """
 
 import argparse
@@ -31,7 +32,11 @@ Times = dict[int, list[float]]
 
 
 def measure(rounds: int, report: Callable[[str, Any], None]) -> dict[str, Times]:
-    """A rank: seconds by operation and by bytes of the tensor it is given, one a round."""
+    """Does the work of a rank: times every operation with every size of tensor, once in each round.
+
+    Returns:
+        The seconds of each round, by operation and by the bytes of the tensor.
+    """
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
     ranks = torch.distributed.get_world_size()
@@ -56,7 +61,7 @@ def _once(name: str, tensor: torch.Tensor, gathered: torch.Tensor) -> float:
     torch.distributed.barrier()
     start = time.perf_counter()
     match name:
-        case "send":  # there and back, so that one clock sees it all
+        case "send":  # there and back, so that one clock measures the whole
             rank = torch.distributed.get_rank()
             first, second = (torch.distributed.send, torch.distributed.recv)
             for operation in (first, second) if rank == 0 else (second, first):
@@ -73,9 +78,9 @@ def _once(name: str, tensor: torch.Tensor, gathered: torch.Tensor) -> float:
 
 
 def fit(sizes: Sequence[int], seconds: Sequence[float]) -> Link:
-    """The link whose messages of these sizes take such times, nearest in relative terms.
+    """Returns the link that fits the times of messages of these sizes with the least relative error.
 
-    Neither its latency nor its bandwidth is negative.
+    The fit is by least squares. Neither the latency nor the bandwidth is negative.
     """
     terms = np.stack([np.ones(len(sizes)), np.asarray(sizes)], axis=1) / np.c_[seconds]
     (latency, per_byte), _ = nnls(terms, np.ones(len(sizes)))
@@ -83,11 +88,13 @@ def fit(sizes: Sequence[int], seconds: Sequence[float]) -> Link:
 
 
 def errors(times: Times, share: float) -> tuple[Link, dict[int, float]]:
-    """The link fitted to all sizes, and the relative error for each by a fit to every other one.
+    """Returns the link fitted to all sizes, and the relative error for each size.
+
+    The error for a size is that of a fit to every other size.
 
     Args:
-        times: of each size.
-        share: of the times of a size, the quantile that stands for it.
+        times: the times of each size, in seconds.
+        share: the quantile of the times that represents a size, e.g. 0.5 for the median.
     """
     seconds = {size: float(np.quantile(values, share)) for size, values in times.items()}
 

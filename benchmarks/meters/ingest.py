@@ -31,7 +31,7 @@ Reader = Callable[[Path, Path], float]
 
 
 def paceline(file: Path, scratch: Path) -> float:
-    """Seconds to build the cache."""
+    """Returns the seconds to build the cache."""
     from paceline.datasets.criteo import Criteo
 
     data = Criteo(path=str(file), cache_dir=str(scratch))
@@ -41,7 +41,7 @@ def paceline(file: Path, scratch: Path) -> float:
 
 
 def pandas(file: Path, scratch: Path) -> float:
-    """Seconds to parse with pandas."""
+    """Returns the seconds to parse the file with pandas."""
     import pandas as pd
 
     start = time.perf_counter()
@@ -50,7 +50,7 @@ def pandas(file: Path, scratch: Path) -> float:
 
 
 def polars(file: Path, scratch: Path) -> float:
-    """Seconds to parse with polars, the hexadecimal fields into numbers too."""
+    """Returns the seconds to parse the file with polars, including the hexadecimal fields as numbers."""
     import polars as pl
 
     schema = {name: pl.String if name[0] == "C" else pl.Int64 for name in FIELD_NAMES}
@@ -62,7 +62,7 @@ def polars(file: Path, scratch: Path) -> float:
 
 
 def shuffled_batches(file: Path, scratch: Path) -> float:
-    """Seconds of one pass over the training rows in random order, through `__getitems__`."""
+    """Returns the seconds of one pass over the training rows in random order by `__getitems__`."""
     from paceline.datasets.criteo import Criteo
 
     data = Criteo(path=str(file), validation_fraction=1e-9, cache_dir=str(scratch))
@@ -75,7 +75,7 @@ def shuffled_batches(file: Path, scratch: Path) -> float:
 
 
 def write_file(target: Path, rows: int, source: Path | None) -> int:
-    """Write about `rows` rows: the synthetic log's, or `source` over and over. Return their sum."""
+    """Writes about `rows` rows of the synthetic log or of `source`, repeated. Returns their number."""
     if source is None:
         ClickLog(seed=0).write_text(target, "train", rows)
         return rows
@@ -88,7 +88,7 @@ def write_file(target: Path, rows: int, source: Path | None) -> int:
 
 
 def measure(reader: Reader, file: Path) -> tuple[float, float]:
-    """Seconds, and peak resident memory in MB, of one reading in a fresh process."""
+    """Returns the seconds and the peak resident memory in MB of one reading in a new process."""
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as scratch, context.Pool(1) as pool:
         return pool.apply(_measured, (reader, file, Path(scratch)))
@@ -112,7 +112,7 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
 
 
 def main(arguments: list[str]) -> None:
-    """Measure the readers in turn, several times, and print a table."""
+    """Measures the readers in turn, several times, and prints a table."""
     chosen = _parsed(arguments)
     readers: tuple[Reader, ...] = (paceline, polars, pandas, shuffled_batches)
     with tempfile.TemporaryDirectory() as folder:

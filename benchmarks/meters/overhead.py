@@ -1,11 +1,13 @@
-"""Measures what measuring costs a step, and what a trial costs beside its training.
+"""Measures how much time measuring adds to a step, and what a trial costs besides training.
 
     paceline measure overhead [--pairs 1000] [--repeats 5]
 
-A step: the baseline and synchronous SGD on the click-through benchmark, of every two steps one with
-clock, ledger and progress and one without; compared is the CPU time of the thread that trains, as others
-on the machine disturb it less than they do the clock on the wall. A trial: the time from opening its run
-in MLflow to closing it, by what it was spent on, in rank 0 while ranks run.
+Steps: the baseline and synchronous SGD train on the click-through benchmark. Of every two steps, one runs
+with clock, ledger and progress and one without. The program compares the CPU time of the training thread,
+because other load on the machine disturbs it less than wall-clock time.
+
+Trials: the program divides the time from opening the trial's run in MLflow to closing it into phases.
+While ranks run, the phases are those of rank 0.
 """
 
 import argparse
@@ -31,12 +33,12 @@ from paceline.benchmarks.trials.store import open_store
 from paceline.benchmarks.trials.tracking import BenchmarkRun
 from paceline.lightning_modules.backend.launch import Ranks, start_fork_server
 
-WARM_UP = 20  # steps that are not looked at
+WARM_UP = 20  # first steps, which are not measured
 CONFIGURATIONS = [("baseline", 1), ("sync_sgd", 2)]
 
 
 def plan(label: str, workers: int, steps: int, evaluations: int) -> Benchmark:
-    """The click-through benchmark with one trial, of so many steps."""
+    """Returns the click-through benchmark with one trial of `steps` steps."""
     settings = {
         "workload.budget.examples": steps * 256 * workers,
         "workload.budget.epochs": 1000,
@@ -50,7 +52,11 @@ def plan(label: str, workers: int, steps: int, evaluations: int) -> Benchmark:
 
 
 def metered_rank(trial: Trial, report: Callable[[str, Any], None]) -> list[list[float]]:
-    """A rank: CPU and wall-clock seconds of every step, with the meters on, off, off, on and so on."""
+    """Does the work of a rank and switches the meters on, off, off, on and so on from step to step.
+
+    Returns:
+        The CPU seconds and the wall-clock seconds of every step.
+    """
     from pytorch_lightning import Callback, LightningModule, Trainer
 
     from paceline.benchmarks.trials.meter import Meter
@@ -79,7 +85,7 @@ def metered_rank(trial: Trial, report: Callable[[str, Any], None]) -> list[list[
             self.at.append((time.thread_time(), time.perf_counter()))
 
         def turn(self, on: bool) -> None:
-            """An attribute of the object hides what its class does; without it, the meter is on."""
+            """Turns the meters on or off. An attribute of an object hides the method of its class."""
             hidden: list[tuple[Any, str]] = [(self.clock, "enter")]
             hidden += [(self.meter, f"on_train_batch_{when}") for when in ("start", "end")]
             for meter, name in hidden:
@@ -97,7 +103,11 @@ def _nothing(*_: Any) -> None:
 
 
 def meters(label: str, workers: int, pairs: int) -> list[str]:
-    """Milliseconds of a step without meters, on the wall and of CPU, and what the meters add to it."""
+    """Returns the cells of a row of the table of meters.
+
+    They are the wall-clock and the CPU milliseconds of a step without meters, the microseconds that the
+    meters add with their 95 % interval, and this as a share of the step and of its CPU time.
+    """
     (trial,) = plan(label, workers, WARM_UP + 2 * pairs + 1, 1).trials()
     with Ranks(workers, metered_rank, trial) as ranks:
         steps = {r: value for r, kind, value in ranks.messages() if kind == "result"}[0]
@@ -120,7 +130,7 @@ def meters(label: str, workers: int, pairs: int) -> list[str]:
 
 
 def timed_rank(trial: Trial, report: Callable[[str, Any], None]) -> dict[str, Any]:
-    """A rank: the trial's result, with when it had done what."""
+    """Does the work of a rank and returns its result, with the time at the end of each phase."""
     marks = [("ranks started", time.monotonic())]
 
     def mark(name: str, *_: Any, **__: Any) -> None:
@@ -149,7 +159,7 @@ def timed_rank(trial: Trial, report: Callable[[str, Any], None]) -> dict[str, An
 
 
 class TimedRun(BenchmarkRun):
-    """Tells when the run of a trial was opened, and when its ranks had ended and it was recorded."""
+    """Notes the times at which the run of a trial was opened, its ranks ended and it was recorded."""
 
     def start(self, *arguments: Any, **options: Any) -> str:
         self.begun = time.monotonic()
@@ -164,7 +174,7 @@ class TimedRun(BenchmarkRun):
 
 
 def phases(trial: Trial, parent: TimedRun, display: Display) -> dict[str, float]:
-    """Runs a trial as benchmarks do; seconds by what they were spent on."""
+    """Runs a trial as benchmarks do and returns the seconds of each phase, by name."""
     ended = run_trial(trial, parent, display, rank=timed_rank)
     marks = [
         ("", parent.begun),
@@ -180,7 +190,10 @@ def phases(trial: Trial, parent: TimedRun, display: Display) -> dict[str, float]
 
 
 def trials(repeats: int, display: Display) -> Iterator[tuple[str, int, list[dict[str, float]]]]:
-    """Phases of repeated trials of each configuration, but for the first, which waits for imports."""
+    """Yields each configuration with the phases of its repeated trials.
+
+    The first trial of a configuration is left out, because it waits for imports.
+    """
     with TemporaryDirectory() as folder:
         client = open_store(f"sqlite:///{Path(folder) / 'mlflow.db'}")
         for label, workers in CONFIGURATIONS:
@@ -199,7 +212,8 @@ def main(arguments: list[str]) -> None:
     options.add_argument("--pairs", type=int, default=1000, help="of steps")
     options.add_argument("--repeats", type=int, default=5, help="of a trial")
     chosen = options.parse_args(arguments)
-    # With this module, which would else be imported in every rank, to find the functions above.
+    # The server also imports this module, which contains the functions of the ranks. Otherwise every rank
+    # would import it.
     start_fork_server("paceline.benchmarks.trials.rank", "paceline.benchmarks.meters.overhead")
     grid = Table(title=f"Trials: seconds, median of {chosen.repeats} (least to greatest)")
     columns = {

@@ -1,1 +1,1 @@
-"""What a YAML may say, how it is read, the classes that it names, and whether they fit."""
+"""The fields of a YAML, the code that reads it, and the checks of the classes that it names."""

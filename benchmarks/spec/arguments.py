@@ -1,4 +1,4 @@
-"""The arguments of a class as plain values, as a YAML states them, and as what its constructor takes."""
+"""Converts the arguments of a class between the plain values of a YAML and the constructor's types."""
 
 import json
 import re
@@ -12,18 +12,19 @@ from jsonargparse import ArgumentParser
 def to_plain(
     cls: Any, values: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:
-    """What a YAML would say to build `cls` with `values`: paths, classes, enums and sets as text.
+    """Converts `values` to the plain values that a YAML would state to build `cls` with them.
 
-    Plain values can be recorded, compared and sent to ranks that have not loaded the class yet.
+    Paths, classes, enums and sets become plain values too. Plain values can be recorded, compared and
+    sent to ranks that have not loaded the class yet.
 
     Args:
         cls: the class.
-        values: arguments of it, of the types that its constructor states.
+        values: arguments of the class, of the types that its constructor states.
 
     Returns:
-        The plain values, which `from_plain` turns back into `values`; then, as text, the defaults that
-        have no plain value and are left to the constructor, and the arguments that were given and have
-        none.
+        Three dictionaries by name: the plain values, which `from_plain` turns back into `values`; the
+        defaults without a plain value, as text, which are left to the constructor; and the given
+        arguments without a plain value, as text.
     """
     plain, left, lost = {}, {}, {}
     for name, value in values.items():
@@ -34,7 +35,7 @@ def to_plain(
         dumped = _dumped(parser, name, value)
         try:
             same = _parsed(parser, {name: dumped}).as_dict().get(name) == value
-        except Exception:  # whatever the parser makes of a text that is no value
+        except Exception:  # the parser may raise anything on a text that is not a value
             same = False
         if same:
             plain[name] = dumped
@@ -46,7 +47,7 @@ def to_plain(
 
 
 def from_plain(cls: Any, plain: dict[str, Any]) -> dict[str, Any]:
-    """The arguments that `to_plain` has made plain, of the types that the constructor states."""
+    """Converts plain values from `to_plain` back to the types that the constructor states."""
     if not plain:
         return {}
     parser = _parser(cls, set(plain))
@@ -65,7 +66,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def reads_as_itself(text: str) -> bool:
-    """Whether YAML takes a text for text, and not for a number or nothing."""
+    """Returns whether YAML reads a text as text, and not as a number, null or another type."""
     try:
         return bool(yaml.safe_load(text) == text)
     except yaml.YAMLError:
@@ -73,7 +74,7 @@ def reads_as_itself(text: str) -> bool:
 
 
 def _parser(cls: Any, names: set[str]) -> ArgumentParser:
-    """A parser of the given arguments of a class."""
+    """Returns a parser of the given arguments of a class."""
     whole = ArgumentParser(exit_on_error=False)
     places = whole.add_class_arguments(cls, "it", fail_untyped=False, instantiate=False)
     others = {place.split(".")[1] for place in places} - names
@@ -90,13 +91,13 @@ def _dumped(parser: ArgumentParser, name: str, value: Any) -> Any:
     namespace = parser.get_defaults()
     namespace[f"it.{name}"] = _in_order(value)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it has no text, which the caller finds out
+        warnings.simplefilter("ignore")  # the value may have no text, which the caller detects
         dumped = parser.dump(namespace, format="json", skip_validation=True)
     return json.loads(dumped)["it"].get(name)
 
 
 def _in_order(value: Any) -> Any:
-    """Sets as sorted lists: their own order differs between processes."""
+    """Converts sets to sorted lists, because the order of a set differs between processes."""
     if isinstance(value, set | frozenset):
         return sorted(value, key=repr)
     if isinstance(value, dict):
@@ -105,7 +106,7 @@ def _in_order(value: Any) -> Any:
 
 
 def _text(value: Any) -> str:
-    """A name for a value that is the same in every process."""
+    """Returns a name for a value. It is the same in every process."""
     if hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))

@@ -16,18 +16,21 @@ if TYPE_CHECKING:
     from paceline.lightning_modules.backend.algorithm import Algorithm
     from paceline.lightning_modules.backend.layout import Layout
 
-# What the entry of an algorithm states beside its hyper-parameters.
+# The keys in the entry of an algorithm that are not hyper-parameters.
 BESIDE = ("algorithm", "workers", "partition", "budget")
 
 
 def fingerprint(config: Any, facts: Mapping[str, Any]) -> str:
-    """16 hex digits that stand for a dataclass under the given facts, wherever its files lie."""
+    """Returns 16 hex digits that identify a dataclass and the given facts.
+
+    The folders of its files do not change the digits.
+    """
     text = json.dumps([_without_folders(asdict(config)), dict(facts)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _without_folders(value: Any) -> Any:
-    """The fields of a dataclass with a class of a file called by the file's name, as its text counts."""
+    """Removes the folder from the name of each class in a file, because the text of the file counts."""
     if isinstance(value, list):
         return [_without_folders(part) for part in value]
     if not isinstance(value, dict):
@@ -38,7 +41,7 @@ def _without_folders(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Workload:
-    """Data, model, target and budget: what every algorithm is given alike."""
+    """The data, model, target and budget. They are the same for every algorithm."""
 
     name: str
     data: Plugin
@@ -47,21 +50,21 @@ class Workload:
     budget: Budget
 
     def build_task(self, data: Any) -> Any:
-        """The task, given what the data module provides of itself."""
+        """Builds the task with the arguments that the data module provides."""
         provided = getattr(data, "provides", ())
         return self.task.build(**{name: getattr(data, name) for name in provided})
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One training run, complete: whoever has this can run it again.
+    """One training run. It holds everything that is needed to run it again.
 
     Attributes:
-        label: the algorithm's name in the benchmark, which may hold one algorithm twice with other
-            hyper-parameters.
-        batch_size: examples a rank takes at each step.
+        label: the name of the algorithm in the benchmark. A benchmark may contain an algorithm several
+            times, with different hyper-parameters.
+        batch_size: the number of examples that a rank takes at each step.
         partition: how the training examples are divided among the replicas.
-        fault: what goes wrong on purpose.
+        fault: the fault that is injected.
     """
 
     benchmark: str
@@ -84,22 +87,22 @@ class Trial:
 
     @property
     def layout(self) -> "Layout":
-        """How the workers are divided into replicas."""
+        """The division of the workers into replicas."""
         return self.algorithm_class.layout(self.workers, **self.hyper_parameters)
 
     @property
     def title(self) -> str:
-        """What it is called on the terminal and in MLflow."""
+        """The name of the trial on the terminal and in MLflow."""
         workers = "1 worker" if self.workers == 1 else f"{self.workers} workers"
         return f"{self.label}, {workers}, seed {self.seed}"
 
     def identity(self, **facts: Any) -> str:
-        """16 hex digits that stand for this trial under the given facts (code, data, hardware)."""
+        """Returns 16 hex digits that identify this trial and the given facts (code, data, hardware)."""
         return fingerprint(self, facts)
 
     @classmethod
     def from_record(cls, fields: dict[str, Any]) -> "Trial":
-        """The trial that `dataclasses.asdict` made into `fields`."""
+        """Returns the trial from its `fields`, the result of `dataclasses.asdict`."""
         workload = fields["workload"]
         return cls(
             **fields
@@ -119,7 +122,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A workload, the algorithms to compare on it, the scales and the seeds."""
+    """A workload with the algorithms to compare on it, the scales and the seeds."""
 
     name: str
     workload: Workload
@@ -131,15 +134,20 @@ class Benchmark:
     sweep: Sweep = field(default_factory=Sweep)
 
     def identity(self, **facts: Any) -> str:
-        """16 hex digits that stand for this benchmark under the given facts, however it is tuned."""
+        """Returns 16 hex digits that identify this benchmark and the given facts.
+
+        The section `sweep` does not change the digits.
+        """
         return fingerprint(replace(self, sweep=Sweep()), facts)
 
     def trials(self) -> list[Trial]:
-        """All trials, seed by seed, so that an interrupted benchmark has whole comparisons.
+        """Returns all trials, ordered by seed.
+
+        An interrupted benchmark therefore has complete comparisons for its first seeds.
 
         Raises:
-            ConfigError: an algorithm does not run on a number of workers that its own `workers` asks
-                for, none runs at all, or a batch of that size cannot be divided among them.
+            ConfigError: if an algorithm does not run on a number of workers that its own `workers` asks
+                for, if no algorithm runs at all, or if the batch cannot be divided among the workers.
         """
         left_out = self.left_out()
         found = [
@@ -154,10 +162,10 @@ class Benchmark:
         return found
 
     def only(self, labels: list[str]) -> "Benchmark":
-        """The same benchmark with these of its algorithms.
+        """Returns the same benchmark with only the algorithms of these labels.
 
         Raises:
-            ConfigError: it has no such algorithm.
+            ConfigError: if the benchmark has no algorithm of a label.
         """
         for label in labels:
             if label not in self.algorithms:
@@ -168,7 +176,10 @@ class Benchmark:
         return replace(self, algorithms={k: v for k, v in self.algorithms.items() if k in labels})
 
     def left_out(self) -> dict[tuple[str, int], str]:
-        """Why which algorithm does not run on how many workers, unless its own entry asks for them."""
+        """Returns the algorithms that cannot run, as (label, number of workers), with the reasons.
+
+        An algorithm whose own entry asks for a number of workers is not left out because of its layout.
+        """
         reasons = {}
         for label, entry in self.algorithms.items():
             for workers in entry["workers"] or self.scale.workers:
@@ -181,7 +192,7 @@ class Benchmark:
         return reasons
 
     def budget(self, label: str) -> Budget:
-        """How much the trials of one algorithm may train: as all do, unless its entry says else."""
+        """Returns the budget of one algorithm: that of its entry if it has one, else the workload's."""
         return self.algorithms[label]["budget"] or self.workload.budget
 
     def _hyper_parameters(self, label: str) -> dict[str, Any]:
@@ -205,10 +216,11 @@ class Benchmark:
             raise ConfigError(f"algorithms.{label}.workers: {error}") from error
 
     def trial(self, label: str, workers: int, seed: int) -> Trial:
-        """The trial of one algorithm at one scale.
+        """Returns the trial of one algorithm with a number of workers and a seed.
 
         Raises:
-            ConfigError: as `trials`.
+            ConfigError: if the algorithm does not run on that number of workers or at this ZeRO stage, or
+                if the batch cannot be divided among the workers.
         """
         entry = self.algorithms[label]
         batch_size, left = self.scale.batch_size, 0

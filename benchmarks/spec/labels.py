@@ -1,4 +1,4 @@
-"""Names of benchmarks and labels of algorithms: which there may be, and how a parser is given them."""
+"""The rules for names of benchmarks and labels of algorithms, and the keys of labels in a parser."""
 
 import re
 from dataclasses import dataclass
@@ -6,11 +6,19 @@ from typing import Any
 
 from paceline.benchmarks.spec.plugin import ConfigError
 
-LONGEST = 100  # characters; MLflow and file systems take about 250 with what is put around them
+LONGEST = 100  # characters; MLflow and file systems allow about 250, including added text
 
 
 def check_name(name: Any, place: str) -> None:
-    """Raises `ConfigError` where a name cannot be shown on one line; `place` says what it names."""
+    """Checks that a name can be shown on one line.
+
+    Args:
+        name: the name.
+        place: what the name belongs to, for the message of an error.
+
+    Raises:
+        ConfigError: if it cannot.
+    """
     if not isinstance(name, str):
         raise ConfigError(f"{place}: {name!r} is read as a {type(name).__name__}; put it in quotes")
     if not name.strip() or name != name.strip() or not name.isprintable() or len(name) > LONGEST:
@@ -21,7 +29,11 @@ def check_name(name: Any, place: str) -> None:
 
 
 def check_file_name(name: str, place: str) -> None:
-    """Raises `ConfigError` where a name cannot be that of a file in a folder as well."""
+    """Checks a name with `check_name`, and that it can also be the name of a file.
+
+    Raises:
+        ConfigError: if it cannot.
+    """
     check_name(name, place)
     if name.startswith(".") or "/" in name or "\\" in name:
         raise ConfigError(
@@ -31,17 +43,23 @@ def check_file_name(name: str, place: str) -> None:
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of a benchmark's algorithms, and plain keys for a parser that reads dots as levels.
+    """The labels of a benchmark's algorithms, with a plain key for each.
+
+    The parser reads a dot in a key as a new level, so a label with a dot cannot be a key.
 
     Attributes:
-        keys: the key of each label; a label of word characters is its own.
+        keys: the key of each label. A label of word characters only is its own key.
     """
 
     keys: dict[str, str]
 
     @classmethod
     def of(cls, algorithms: dict[Any, Any], place: str) -> "Labels":
-        """Raises `ConfigError` where a label is no name."""
+        """Builds the labels of `algorithms`.
+
+        Raises:
+            ConfigError: if a label is not a valid name.
+        """
         for label in algorithms:
             check_name(label, place)
         taken = set(algorithms)
@@ -54,7 +72,7 @@ class Labels:
         return cls(keys)
 
     def override(self, option: str) -> str:
-        """An option of the command line with the key in the place of the label."""
+        """Returns an option of the command line with the label replaced by its key."""
         for label in sorted(self.keys, key=len, reverse=True):
             start = f"--algorithms.{label}"
             if option.startswith((f"{start}.", f"{start}=")):
@@ -62,7 +80,7 @@ class Labels:
         return option
 
     def message(self, text: str) -> str:
-        """A message of the parser with the labels in the places of their keys."""
+        """Returns a message of the parser with the keys replaced by their labels."""
         for label, key in self.keys.items():
             if label != key:
                 text = re.sub(

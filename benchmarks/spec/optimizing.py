@@ -1,4 +1,4 @@
-"""Whether the optimizer of a task can be used: on what it was given, and under ZeRO."""
+"""Checks the optimizer of a task: the parameters that it steps on, and whether it works under ZeRO."""
 
 from copy import deepcopy
 
@@ -11,7 +11,11 @@ from paceline.lightning_modules.backend.task import Task
 
 
 def check_optimized(plugin: Plugin, task: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Raises `ConfigError` where the optimizer steps on other parameters than those that are trained."""
+    """Checks that the optimizer steps on exactly the parameters that are trained.
+
+    Raises:
+        ConfigError: if it leaves out a trained parameter or steps on another tensor.
+    """
     names = {parameter: name for name, parameter in task.named_parameters()}
     given = set(trained(task))
     stepped = {p for group in optimizer.param_groups for p in group["params"]}
@@ -27,10 +31,14 @@ def check_optimized(plugin: Plugin, task: nn.Module, optimizer: torch.optim.Opti
 
 
 def check_under_zero(plugin: Plugin, task: Task, stage: int) -> None:
-    """Raises `ConfigError` where ZeRO would train another model, or with another optimizer.
+    """Checks that training under ZeRO gives the same model as training without it.
 
-    ZeRO 1 to 3 step on float32 copies, of which each group is one flat vector. An optimizer that looks at
-    the tensors by themselves, as Muon, LARS and LAMB do, takes another step on that.
+    ZeRO 1 to 3 step on float32 copies of the parameters, with one flat vector for each parameter group.
+    An optimizer that looks at whole tensors, such as Muon, LARS or LAMB, takes a different step on such a
+    vector.
+
+    Raises:
+        ConfigError: if the parameters are not float32, or if the optimizer takes a different step.
     """
     dtype = str(trained(task)[0].dtype).removeprefix("torch.")
     if dtype != "float32":
@@ -49,7 +57,7 @@ def check_under_zero(plugin: Plugin, task: Task, stage: int) -> None:
             for stepped, vector in zip(optimizer.param_groups, vectors, strict=True)
         )
     except (ValueError, RuntimeError, IndexError):
-        alike = False  # as of optimizers for matrices alone
+        alike = False  # for example, an optimizer that accepts only matrices
     if not alike:
         raise ConfigError(
             f"{plugin}: {type(optimizer).__name__} looks at whole tensors, and ZeRO {stage} gives it"
@@ -65,7 +73,7 @@ def _with_gradients(model: nn.Module) -> list[nn.Parameter]:
 
 
 def _flatten(optimizer: torch.optim.Optimizer, group: dict[str, list[nn.Parameter]]) -> Tensor:
-    """Puts one vector in the place of a group's parameters, with their gradients and states."""
+    """Replaces the parameters of a group by one flat vector with their gradients and states."""
     parameters = group["params"]
     vector = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]))
     vector.grad = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])

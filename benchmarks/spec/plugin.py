@@ -1,4 +1,4 @@
-"""The classes that a benchmark names: of a module, or of a person's own Python file."""
+"""The classes that a benchmark names. They come from a module or from a user's own Python file."""
 
 import difflib
 import hashlib
@@ -17,24 +17,25 @@ from paceline.benchmarks.spec.arguments import from_plain, to_plain
 
 
 class ConfigError(ValueError):
-    """A benchmark asks for something that does not exist or does not fit; the message says where."""
+    """A benchmark asks for something that does not exist or does not fit. The message says where."""
 
 
 def nearest(name: str, names: Iterable[str], prefix: str = "") -> str:
-    """The end of a message about an unknown name: which of `names` may have been meant."""
+    """Returns the end of a message about an unknown name: the closest of `names`, if one is close."""
     close = difflib.get_close_matches(str(name), sorted(names), n=1, cutoff=0.5)
     return f"; did you mean {prefix + close[0]!r}?" if close else ""
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """A class named as `module:Class` or `path/to/file.py:Class`, and the arguments to build it with.
+    """A class and the arguments to build it with.
 
     Attributes:
-        arguments: as a YAML states them, plain values only.
-        source: the text of the file, of a class in a file. It is what every rank and a later rerun
-            run, and part of the trial's identity, whatever becomes of the file.
-        defaults: the text of those defaults that no YAML could state; the constructor fills them in.
+        name: `module:Class` or `path/to/file.py:Class`.
+        arguments: the arguments as a YAML states them, as plain values only.
+        source: the text of the file if the class is in a file, else None. Every rank and every later
+            rerun runs this text, even if the file has changed. It is part of the trial's identity.
+        defaults: the defaults that no YAML can state, as text. The constructor fills them in.
     """
 
     name: str
@@ -44,10 +45,10 @@ class Plugin:
 
     @classmethod
     def named(cls, name: str) -> "Plugin":
-        """The class of that name, without arguments; a file is read now.
+        """Returns the class of that name, without arguments. If it is in a file, the file is read now.
 
         Raises:
-            ConfigError: the file cannot be read, or no class of it is named.
+            ConfigError: if the file cannot be read, or if the name has a file but no class.
         """
         file, _, class_name = name.rpartition(":")
         if name.endswith(".py"):
@@ -66,12 +67,16 @@ class Plugin:
 
     @property
     def place(self) -> str:
-        """The module, or the path of the file."""
+        """The name of the module or the path of the file."""
         return self.name.rpartition(":")[0]
 
     @property
     def cls(self) -> Any:
-        """Raises `ConfigError` where there is no such class."""
+        """The class itself.
+
+        Raises:
+            ConfigError: if there is no such class.
+        """
         name = self.name.rpartition(":")[2]
         if self.source is not None:
             classes = self._classes(self.source)
@@ -85,10 +90,10 @@ class Plugin:
             raise ConfigError(f"class {self.name!r} cannot be loaded: {error}") from error
 
     def beside(self, base: type) -> "Plugin":
-        """The one class in the file of this one that is derived from `base`.
+        """Returns the class in the same file that is derived from `base`.
 
         Raises:
-            ConfigError: there is none, or there are several.
+            ConfigError: if there is no such class, or if there are several.
         """
         classes = self._classes(self.source or "")
         found = [name for name, cls in classes.items() if issubclass(cls, base)]
@@ -105,10 +110,14 @@ class Plugin:
         return Plugin(f"{self.place}:{found[0]}", {}, self.source)
 
     def given(self, values: dict[str, Any], place: str) -> "Plugin":
-        """The same class with arguments of the types that its constructor states.
+        """Returns the same class with arguments. They have the types that its constructor states.
+
+        Args:
+            values: the arguments.
+            place: the section of the YAML that holds the arguments, for the message of an error.
 
         Raises:
-            ConfigError: an argument cannot be recorded; `place` says where it stands.
+            ConfigError: if an argument cannot be recorded.
         """
         plain, defaults, lost = to_plain(self.cls, values)
         for name, text in lost.items():
@@ -119,19 +128,19 @@ class Plugin:
         return replace(self, arguments=plain, defaults=defaults)
 
     def build(self, **more: Any) -> Any:
-        """The object; `more` are arguments that no YAML states."""
+        """Builds the object. `more` are arguments that no YAML states."""
         return self.cls(**from_plain(self.cls, self.arguments), **more)
 
     def line_of(self, error: BaseException) -> str:
-        """` (line N)`, the innermost line of this plugin's file that `error` went through."""
+        """Returns ` (line N)`, where N is the innermost line of this file in the traceback of `error`."""
         lines = [f.lineno for f in extract_tb(error.__traceback__) if f.filename == self.place]
         return f" (line {lines[-1]})" if lines else ""
 
     def _classes(self, source: str) -> dict[str, type]:
-        """The classes that the file defines."""
+        """Returns the classes that the file defines, by name."""
         try:
             module = _module(self.place, source)
-        except Exception as error:  # whatever a person's file may raise
+        except Exception as error:  # a user's file may raise anything
             file, where = Path(self.place).name, self.line_of(error)
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise ConfigError(f"{file} cannot be loaded: {reason}{where}") from error
@@ -144,10 +153,10 @@ class Plugin:
 
 @cache
 def _module(path: str, source: str) -> ModuleType:
-    # Under a name that no other module has: the file may be called `torch.py`.
+    # The module needs a name that no other module has, because the file may be called `torch.py`.
     content = hashlib.sha256(source.encode()).hexdigest()
     module = ModuleType(f"own_{Path(path).stem}_{content[:16]}")
     module.__file__ = path
-    sys.modules[module.__name__] = module  # where typing and dataclasses look it up
+    sys.modules[module.__name__] = module  # typing and dataclasses look the module up here
     exec(compile(source, path, "exec"), module.__dict__)
     return module

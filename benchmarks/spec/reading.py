@@ -1,4 +1,4 @@
-"""Reads a benchmark: a YAML file, a task of a person's own, and what the command line overrides."""
+"""Reads a benchmark from a YAML file or a user's own task, and applies the overrides."""
 
 import re
 from dataclasses import asdict, replace
@@ -21,29 +21,30 @@ Settings = TypeVar("Settings", Partition, Budget)
 
 
 def load_benchmark(name: str, overrides: list[str]) -> Benchmark:
-    """Reads a benchmark and applies what the command line overrides.
+    """Reads a benchmark and applies the overrides of the command line.
 
     Args:
-        name: of a shipped benchmark, or a path to a YAML file.
-        overrides: `--scale.workers=[1,2]` and the like, any field of the file.
+        name: the name of a shipped benchmark or the path of a YAML file.
+        overrides: options that override fields of the file, for example `--scale.workers=[1,2]`.
 
     Raises:
-        ConfigError: in one line, which key of which file is wrong and what it could be instead.
+        ConfigError: if a key or a value is wrong. The message is one line with the file, the key and a
+            possible correction.
     """
     path = find_benchmark(name)
     return _load(path, read_yaml(path), overrides)
 
 
 def load_workload(task: str, overrides: list[str]) -> Benchmark:
-    """The benchmark of a person's own file: every algorithm on 2 workers beside a baseline.
+    """Returns a benchmark of a user's own task: every algorithm on 2 workers and a baseline on 1.
 
     Args:
-        task: `path/to/file.py:Class`, what is trained; the file holds the data module as well. Its
-            `target_loss`, if it has one, is the target; otherwise there is none.
-        overrides: as of `load_benchmark`.
+        task: the class of the task as `path/to/file.py:Class`. The file also contains the data module. If
+            the class has a `target_loss`, this is the target; otherwise there is no target.
+        overrides: options that override fields, as in `load_benchmark`.
 
     Raises:
-        ConfigError: likewise.
+        ConfigError: if the file, a class or an override is wrong, in one line as in `load_benchmark`.
     """
     plugin = Plugin.named(task)
     if plugin.source is None:
@@ -64,13 +65,13 @@ def load_workload(task: str, overrides: list[str]) -> Benchmark:
 
 
 def fields(name: str) -> list[tuple[str, Any, str]]:
-    """Every field of a benchmark: its option, its value there, and what it is.
+    """Returns every field of a benchmark as (option, value, description).
 
     Args:
-        name: as of `load_benchmark`.
+        name: the name of a shipped benchmark or the path of a YAML file.
 
     Raises:
-        ConfigError: likewise.
+        ConfigError: if a key or a value is wrong, in one line as in `load_benchmark`.
     """
     path = find_benchmark(name)
     raw, labels = _with_keys(path, read_yaml(path))
@@ -82,7 +83,7 @@ def fields(name: str) -> list[tuple[str, Any, str]]:
     return [
         (labels.message(f"--{field}"), values.get(field), _help_of(actions[field]))
         for field in names
-        if not any(name.startswith(f"{field}.") for name in names)  # else it is a section
+        if not any(name.startswith(f"{field}.") for name in names)  # otherwise it is a section
     ]
 
 
@@ -92,7 +93,7 @@ def _help_of(action: Any) -> str:
 
 
 def _with_keys(path: Path, raw: dict[str, Any]) -> tuple[dict[str, Any], Labels]:
-    """What a YAML says, with keys for the labels of its algorithms, and which key is whose."""
+    """Returns the content of a YAML with keys in place of the algorithms' labels, and the labels."""
     stated = _mapping(path, "algorithms", raw.get("algorithms") or {})
     labels = Labels.of(stated, f"{path}: algorithms")
     entries = {labels.keys[label]: entry for label, entry in stated.items()}
@@ -122,9 +123,9 @@ def _load(path: Path, raw: dict[str, Any], overrides: list[str]) -> Benchmark:
 def _parser(
     path: Path, raw: dict[str, Any], labels: Labels
 ) -> tuple[ArgumentParser, dict[str, Plugin], dict[str, str]]:
-    """A parser of every field that this benchmark may have, by the classes that it names.
+    """Returns a parser of every field that this benchmark may have, according to the classes it names.
 
-    Returned beside it are the classes of the workload, and the algorithms by their labels.
+    It also returns the classes of the workload, and the names of the algorithms by their labels.
     """
 
     def plugin(section: Any, key: str, place: str) -> Plugin:
@@ -215,7 +216,7 @@ def _benchmark(
 
 
 def _own(general: Settings, stated: dict[str, Any]) -> Settings | None:
-    """What an algorithm's entry states, the rest as all have it; None where it states nothing."""
+    """Returns the general settings with the values of an algorithm's entry, or None if it has none."""
     stated = {name: value for name, value in stated.items() if value is not None}
     return replace(general, **stated) if stated else None
 
@@ -243,7 +244,7 @@ def _check_positive(path: Path, benchmark: Benchmark) -> None:
 
 
 def _emptied(overrides: list[str], parser: ArgumentParser) -> list[str]:
-    """The overrides, where `--FIELD=` takes away the value of a field that may have none."""
+    """Returns the overrides, where `--FIELD=` becomes null if the field may have no value."""
     may_have_none = {
         f"--{a.dest}=" for a in parser._actions if a.default is None and not a.required
     }
@@ -257,7 +258,7 @@ def _fields(parser: ArgumentParser) -> list[str]:
 def _refuse_unknown(path: Path, raw: dict[str, Any], parser: ArgumentParser) -> None:
     fields = _fields(parser)
     groups = {field.rsplit(".", i)[0] for field in fields for i in range(1, field.count(".") + 1)}
-    groups |= {"workload.data", "workload.task"}  # whose classes may take no arguments
+    groups |= {"workload.data", "workload.task"}  # their classes may take no arguments
 
     def walk(section: dict[str, Any], prefix: str) -> None:
         for key, value in section.items():
@@ -282,12 +283,12 @@ def _mapping(path: Path, place: str, value: Any) -> dict[str, Any]:
 
 
 def _readable(message: str, parser: ArgumentParser) -> str:
-    """jsonargparse's message in one line, with the nearest option where one is unknown."""
+    """Returns jsonargparse's message in one line, with the nearest option if an option is unknown."""
     unknown = re.search(r"unrecognized arguments: --([\w.]+)", message)
     if unknown:
         return f"unknown option --{unknown[1]}{nearest(unknown[1], _fields(parser), '--')}"
     line = re.sub(r"<class '(\w+)'>|typing\.(?=Literal)", r"\1", " ".join(message.split()))
-    # A setting that may be left out is of a type or None, of which nobody has to be told.
+    # The type of an optional setting is a union with None. The message leaves the None out.
     line = re.sub(
         r"Does not validate .* - (Expected .*?)(\. Got .*)? - Expected (a )?NoneType .* value: (.*)",
         r"\1. Got value: \4",

@@ -12,10 +12,10 @@ Pruner = Literal["hyperband", "successive_halving", "none"]
 
 @dataclass(frozen=True)
 class Target:
-    """What a trial is to reach.
+    """The validation loss that a trial should reach.
 
     Args:
-        loss: the validation loss at or below which the target counts as reached; None is no target.
+        loss: the largest validation loss that reaches the target, or None for no target.
     """
 
     loss: float | None = None
@@ -23,12 +23,12 @@ class Target:
 
 @dataclass(frozen=True)
 class Budget:
-    """How much a trial may train; whichever limit comes first ends it.
+    """How long a trial may train. It ends at the first limit that it reaches.
 
     Args:
-        examples: training examples, over all workers.
-        epochs: passes over the training set.
-        evaluations: how often it is evaluated on the way, evenly spaced.
+        examples: the number of training examples, summed over all workers.
+        epochs: the number of passes over the training set.
+        evaluations: the number of evaluations during training, evenly spaced.
     """
 
     examples: int = 1_000_000
@@ -38,15 +38,16 @@ class Budget:
 
 @dataclass(frozen=True)
 class Scale:
-    """The sizes to run at.
+    """The numbers of workers, the batch size and the hardware of a benchmark.
 
     Args:
-        workers: numbers of ranks.
-        batch_size: examples a step, of each worker (weak) or of all together (strong).
-        scaling: whether more workers take larger steps (weak) or share one of the same size (strong).
-        zero_stage: the stage of ZeRO inside a replica, 0 to 3.
-        threads: threads of a rank on the CPU.
-        accelerator: `auto` takes the GPUs where there are any.
+        workers: the numbers of workers (ranks) to train with.
+        batch_size: examples a step, of each worker (weak scaling) or of all together (strong).
+        scaling: `weak` gives each worker a full batch, so more workers take larger steps.
+            `strong` divides one batch among the workers.
+        zero_stage: the ZeRO stage within a replica, 0 to 3.
+        threads: the number of CPU threads of each rank.
+        accelerator: the hardware to train on. `auto` uses the GPUs if the machine has any.
     """
 
     workers: list[int]
@@ -59,13 +60,14 @@ class Scale:
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong on one rank, on purpose.
+    """A fault that is injected into one rank.
 
     Args:
-        kind: nothing; its process is killed, or raises, after a step; or it is slow from then on.
-        rank: the rank; trials with fewer workers have no fault.
-        step: the first step, counted from 1, after which it shows.
-        factor: of a slow rank, how many times as long its steps take.
+        kind: `kill` kills the process, `raise` raises an error, `slow` slows all later steps.
+            `none` is no fault.
+        rank: the rank that has the fault. Trials without this rank have no fault.
+        step: the step, counted from 1, after which the fault occurs.
+        factor: how many times as long the steps of a slow rank take, at least 1.
     """
 
     kind: Literal["none", "kill", "raise", "slow"] = "none"
@@ -82,21 +84,21 @@ class Fault:
 
 @dataclass(frozen=True)
 class Sweep:
-    """How a benchmark is tuned: one study of the same budget for each algorithm at each scale.
+    """How a benchmark is tuned. Each algorithm has one study at each scale, all with the same budget.
 
     Args:
-        algorithms: which of the benchmark's; all unless given.
-        workers: the scales; those of the benchmark unless given.
-        pool_workers: whether the number of workers is drawn like the rest, in one study an algorithm.
-        batch_sizes: sizes of `scale.batch_size` to draw from.
-        zero_stages: of `scale.zero_stage` likewise, where a replica has several ranks.
-        only: the dimensions of the search spaces to draw; all unless given.
-        trials: the budget of a study, the configuration of the YAML among them.
-        objectives: what is minimised; of several, a Pareto front is sought.
-        sampler: what draws the parameters.
-        pruner: what gives up a trial by its loss so far; for one objective.
-        tuning_seeds: each configuration is trained once on each of them.
-        seeds: on which the tuned configuration is retrained; only those trials are scored.
+        algorithms: the algorithms to tune. The default is all algorithms of the benchmark.
+        workers: the numbers of workers to tune at. The default is those of the benchmark.
+        pool_workers: draw the number of workers like the other parameters, in one study per algorithm.
+        batch_sizes: the values of `scale.batch_size` to draw from.
+        zero_stages: the values of `scale.zero_stage` to draw from if a replica has several ranks.
+        only: the dimensions of the search spaces to draw. The default is all dimensions.
+        trials: the number of trials of a study, including the configuration of the YAML.
+        objectives: the objectives to minimise. Several objectives give a Pareto front.
+        sampler: the algorithm that draws the parameters.
+        pruner: the algorithm that stops trials early by their loss. It is for a single objective.
+        tuning_seeds: the seeds to tune on. Each configuration is trained once on each of them.
+        seeds: the seeds on which the tuned configuration is retrained. Only these trials are scored.
     """
 
     algorithms: list[str] | None = None

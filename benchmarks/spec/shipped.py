@@ -1,4 +1,4 @@
-"""The YAML files of benchmarks: those shipped with Paceline and a person's own."""
+"""The YAML files of benchmarks: those shipped with Paceline and a user's own."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from paceline.home import PACKAGE
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a mapping that holds a key twice, of which YAML's own loader keeps the last."""
+    """Refuses a mapping with a duplicate key. The loader of PyYAML would keep the last value."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         lines: dict[Any, int] = {}
@@ -28,15 +28,15 @@ class _Loader(yaml.SafeLoader):
 
 
 def shipped() -> dict[str, Path]:
-    """The benchmarks shipped with Paceline, by name."""
+    """Returns the files of the benchmarks shipped with Paceline, by name."""
     return {path.stem: path for path in sorted(PACKAGE.glob("benchmarks/*.yaml"))}
 
 
 def find_benchmark(name: str) -> Path:
-    """The file of a benchmark given by name or by path.
+    """Returns the file of a benchmark, given its name or its path.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: if there is no such benchmark or file.
     """
     path = shipped().get(name, Path(name))
     if path.suffix and not path.is_file():
@@ -48,10 +48,10 @@ def find_benchmark(name: str) -> Path:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The content of a benchmark's file.
+    """Returns the content of a benchmark's file.
 
     Raises:
-        ConfigError: the file cannot be read or is no mapping.
+        ConfigError: if the file cannot be read or is not a mapping.
     """
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)

@@ -1,4 +1,4 @@
-"""Whether trials can run: their classes and hyper-parameters; if not, one line says what is wrong."""
+"""Checks that trials can run with their classes and hyper-parameters. An error is one line."""
 
 import inspect
 import warnings
@@ -34,10 +34,11 @@ LOADERS = {
 
 
 def check_classes(data: Plugin, task: Plugin) -> None:
-    """Checks what can be seen without building either.
+    """Checks the classes of the data and the task without building them.
 
     Raises:
-        ConfigError: the first method or attribute that is missing, and what it has to be.
+        ConfigError: if a base class, a method or an attribute is missing. The message names the first one
+            and says what it has to be.
     """
     if not issubclass(task.cls, nn.Module):
         raise ConfigError(f"{task} is no torch.nn.Module; derive it from {Task.__module__}.Task")
@@ -57,18 +58,20 @@ def check_classes(data: Plugin, task: Plugin) -> None:
 
 
 def _lacks(cls: type, name: str) -> bool:
-    """Whether a class has not more under a name than what raises `not implemented`."""
+    """Returns whether a class has nothing of that name, or only the default of a base class."""
     inherited = (nn.Module, LightningModule, LightningDataModule, Task)
     return getattr(cls, name, None) in [None, *(getattr(base, name, None) for base in inherited)]
 
 
 def prepared(trials: Sequence[Trial]) -> LightningDataModule:
-    """The data of trials on one workload, ready, after an example or two have gone through its task.
+    """Prepares the data of trials on one workload and returns the data module.
+
+    It passes one or two validation examples through the task to check both.
 
     Raises:
-        ConfigError: the task and the data do not fit one another or the algorithms, or an algorithm
+        ConfigError: if the task and the data do not fit each other or the algorithms, or if an algorithm
             refuses its hyper-parameters.
-        DataError: the data cannot be used.
+        DataError: if the data cannot be used.
     """
     with randomness.seeded(randomness.OF_DATA):  # as in the ranks
         return _prepared(trials)
@@ -79,7 +82,7 @@ def _prepared(trials: Sequence[Trial]) -> LightningDataModule:
     with _called(workload.data, "building it and prepare_data()"):
         workload.data.build().prepare_data()
     with _called(workload.data, "setup('fit'), without what prepare_data() has set on itself,"):
-        # Of another object, as in the ranks: only what prepare_data has written to disk is there.
+        # A new object has only what prepare_data has written to disk, as in the ranks.
         data: LightningDataModule = workload.data.build()
         data.setup("fit")
     for name in LOADERS:
@@ -114,7 +117,7 @@ def _prepared(trials: Sequence[Trial]) -> LightningDataModule:
 
 
 def _check_shares(trials: Sequence[Trial], loader: str, rows: int) -> None:
-    """Checks that every worker can have an example of its own."""
+    """Checks that there is at least one example for every worker."""
     widest = max(trials, key=lambda trial: trial.workers)
     if rows < widest.workers:
         raise ConfigError(
@@ -185,11 +188,11 @@ def _check_dtype(plugin: Plugin, task: nn.Module) -> None:
 
 def _check_scalar(plugin: Plugin, metric: Metric) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of two examples there may be much to say
+        warnings.simplefilter("ignore")  # metrics may warn about so few examples
         try:
             value = metric.compute()
         except ValueError:
-            return  # as of metrics that need more than two examples
+            return  # some metrics need more than two examples
     if not isinstance(value, Tensor) or value.dim():
         what = _shape(value) if isinstance(value, Tensor) else f"a {type(value).__name__}"
         raise ConfigError(f"{plugin}: metric().compute() gave {what}; give one number, a scalar")
@@ -207,7 +210,7 @@ def _shape(tensor: Tensor) -> str:
 
 @contextmanager
 def _called(plugin: Plugin, what: str) -> Iterator[None]:
-    """Turns whatever a class raises into one line that names it, the call and the line."""
+    """Turns any error that a class raises into one line with the class, the call and the line number."""
     try:
         yield
     except (ConfigError, DataError):
@@ -218,16 +221,20 @@ def _called(plugin: Plugin, what: str) -> Iterator[None]:
 
 
 def data_fingerprint(data: Any) -> str:
-    """What stands for the rows of a data module in a trial's identity.
+    """Returns a text that represents the rows of a data module in a trial's identity.
 
-    Where the class has no `fingerprint`, that is the numbers of rows alone, beside its arguments.
+    It is the `fingerprint` of the data module if it has one, else a hash of its description. The
+    description contains the numbers of rows but not their content.
     """
     own = getattr(data, "fingerprint", None)
     return str(cache.digest(description(data)) if own is None else own)
 
 
 def description(data: Any) -> dict[str, Any]:
-    """Facts about a data module for the record and the report, its own or what can be seen."""
+    """Returns facts about a data module for the record and the report.
+
+    They are its class name and numbers of rows, updated with its own `description` if it has one.
+    """
     seen = {"name": type(data).__name__, "synthetic": False}
     for name, loader in zip(("train_rows", "validation_rows"), LOADERS, strict=True):
         seen[name] = len(getattr(data, loader)().dataset)

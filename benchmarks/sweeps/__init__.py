@@ -1,1 +1,1 @@
-"""Tunes the algorithms of a benchmark: what is drawn, from which studies, for which objectives."""
+"""Tunes the algorithms of a benchmark: the studies, their search spaces and their objectives."""

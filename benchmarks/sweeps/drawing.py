@@ -1,4 +1,4 @@
-"""What draws the configurations of a study, gives up its hopeless trials, and weighs its parameters."""
+"""The samplers and pruners of a study, and the importance of its parameters."""
 
 import warnings
 from contextlib import suppress
@@ -12,19 +12,22 @@ from paceline.benchmarks.spec.settings import Pruner, Sampler
 from paceline.lightning_modules.backend.search import Choice, Dimension, Integer, Real
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-# Of what we use: the groups of TPE, and what queues a trial once more.
+# Optuna warns about two experimental features in use: the groups of TPE and the retry of trials.
 warnings.filterwarnings("ignore", category=ExperimentalWarning)
 
 
 def make_sampler(name: Sampler, budget: int, seed: int) -> optuna.samplers.BaseSampler:
-    """The sampler of that name; the first third of a budget is drawn at random."""
+    """Returns the sampler of that name.
+
+    TPE draws the first third of the budget at random, at least 3 trials.
+    """
     match name:
         case "tpe":
             return optuna.samplers.TPESampler(
                 n_startup_trials=max(3, budget // 3),
                 multivariate=True,
-                group=True,  # for dimensions that depend on another
-                constant_liar=True,  # other processes' running trials count as bad ones
+                group=True,  # some dimensions exist only for some values of another
+                constant_liar=True,  # running trials of other processes count as bad ones
                 seed=seed,
             )
         case "nsga2":
@@ -34,10 +37,11 @@ def make_sampler(name: Sampler, budget: int, seed: int) -> optuna.samplers.BaseS
 
 
 def make_pruner(name: Pruner, evaluations: int) -> optuna.pruners.BasePruner:
-    """The pruner of that name, over the evaluations of a trial as its resource.
+    """Returns the pruner of that name. Its resource is the number of evaluations of a trial.
 
-    It halves what is left after a quarter and after half of them: budgets are small, and the learning
-    rate that is best at first is not always the one that ends best.
+    It halves the remaining trials after a quarter and after half of the evaluations. It does not prune
+    earlier because budgets are small, and the learning rate that is best at first is not always the best
+    at the end.
     """
     first = max(1, evaluations // 4)
     match name:
@@ -52,13 +56,15 @@ def make_pruner(name: Pruner, evaluations: int) -> optuna.pruners.BasePruner:
 
 
 def importance(study: Study) -> dict[str, float] | None:
-    """The share of each parameter in what makes the first objective good, by PED-ANOVA.
+    """Returns the importance of each parameter for the first objective, as shares by PED-ANOVA.
 
-    Watanabe et al. (2023), "PED-ANOVA". None where there are too few trials or one parameter alone.
+    It returns None if there are too few trials or only one parameter.
+
+    Reference: Watanabe et al. (2023), "PED-ANOVA".
     """
     evaluator = optuna.importance.PedAnovaImportanceEvaluator()
     with warnings.catch_warnings(), suppress(ValueError, RuntimeError):
-        # It says so where there are too few trials, and gives equal shares.
+        # With too few trials, PED-ANOVA warns and returns equal shares.
         warnings.filterwarnings("ignore", message=".*low `target` values.*")
         warnings.filterwarnings("error", message=".*too small.*")
         with suppress(UserWarning):

@@ -1,9 +1,9 @@
-"""How the trials of a study are handed out to the processes that work on it.
+"""Hands out the trials of a study to the processes that work on it.
 
-Whatever hands out or takes back a trial happens under one lock of the storage, so no two processes draw
-the same configuration and none draws more than the budget allows. The trial of a process that has ended
-is given out again: at once where that process ran on this host, after its signs of life have stopped
-where it ran on another.
+A process hands out or takes back trials only while it holds the lock of the storage. So no two processes
+draw the same configuration, and together they do not exceed the budget. The trial of a process that has
+ended is handed out again: at once if the process ran on this host, and after its heartbeats have stopped
+if it ran on another host.
 """
 
 import itertools
@@ -24,21 +24,21 @@ from paceline.benchmarks.spec.settings import Sampler
 from paceline.benchmarks.sweeps.drawing import make_sampler
 from paceline.benchmarks.trials.environment import is_gone, this_process
 
-# Of a trial: the process that runs it, its signs of life so far, why it ended without values, which trial
-# it repeats, and whether it may repeat one.
+# The attributes of a trial: the process that runs it, the number of its heartbeats, the reason why it
+# ended without values, the number of the trial that it duplicates, and whether it may duplicate one.
 PROCESS, BEAT, REASON, DUPLICATE_OF, AGAIN = "process", "beat", "reason", "duplicate_of", "again"
-DUPLICATES_IN_A_ROW = 20  # after which a space counts as exhausted
-LARGEST_GRID = 10_000  # of configurations that are counted out
+DUPLICATES_IN_A_ROW = 20  # after so many, a search space counts as exhausted
+LARGEST_GRID = 10_000  # configurations; a larger search space is not enumerated
 
 _retry = RetryHeartbeatStaleTrialCallback(max_retry=5)
 
 
 class Signs:
-    """The signs of life of running trials, as this process sees them.
+    """The heartbeats of running trials, as this process sees them.
 
     Args:
-        silence_s: for which a trial has to be seen without a new sign before its process counts as gone.
-            Only this process's own clock is asked, so no other clock has to be right.
+        silence_s: the seconds without a new heartbeat after which the process of a trial counts as gone.
+            They are measured by the clock of this process, so no other clock has to be right.
     """
 
     def __init__(self, silence_s: float) -> None:
@@ -65,19 +65,20 @@ def hand_out(
     sampler: Sampler,
     signs: Signs | None = None,
 ) -> optuna.Trial | None:
-    """The next trial of a study; the caller holds the lock.
+    """Returns the next trial of a study. The caller must hold the lock.
 
     Args:
-        study: which one.
-        budget: how many trials it may have. Those that were taken back and those that repeat another
-            are not counted.
-        draw: draws the parameters of a trial.
-        sampler: what they are drawn with. Where it repeats itself in a space that can be counted out,
-            it is given one of the configurations that are left.
-        signs: of the trials that processes on other hosts run; they stay with them unless given.
+        study: the study.
+        budget: the number of trials that the study may have. Trials that were taken back and duplicates
+            do not count.
+        draw: a function that draws the parameters of a trial.
+        sampler: the sampler of the parameters. If it draws a duplicate and the search space can be
+            enumerated, one of the remaining configurations is queued instead.
+        signs: the heartbeats of the trials of other hosts. Without them, no trial is taken back from a
+            process on another host.
 
     Returns:
-        the trial with its parameters; None where the budget is used up or nothing new is left to draw.
+        The trial with its parameters, or None if the budget is used up or nothing new is left to draw.
     """
     take_back(study, signs)
     for _ in range(DUPLICATES_IN_A_ROW):
@@ -85,7 +86,8 @@ def hand_out(
         waiting = any(trial.state == TrialState.WAITING for trial in trials)
         if not waiting and len(counted(trials)) >= budget:
             return None
-        # Seeded by its place in the study, whatever code and machine: the same draws whoever asks.
+        # The seed depends only on the study's title and the number of its trials, not on the code or the
+        # machine. So the draws are the same whichever process asks.
         title, _, _ = study.study_name.rpartition(" (")
         seed = zlib.crc32(f"{title}/{len(trials)}".encode())
         study.sampler = make_sampler(sampler, budget, seed)
@@ -98,19 +100,20 @@ def hand_out(
         trial.set_user_attr(DUPLICATE_OF, twin.number)
         study.tell(trial, state=TrialState.FAIL)
         if not trial.params:
-            return None  # nothing is drawn at all
+            return None  # there is no parameter to draw
         if (left := _untried(trial, trials, seed)) is not None:
             study.enqueue_trial(left)
     return None
 
 
 def queue(study: Study, configurations: list[dict[str, Any]], again: bool = False) -> None:
-    """Queues configurations to be tried before any are drawn; the caller holds the lock.
+    """Queues configurations that are tried before any are drawn. The caller must hold the lock.
 
     Args:
-        study: which one; what it has had is not queued twice.
-        configurations: parameters by name.
-        again: whether what has ended is, however it did.
+        study: the study. A configuration that it has had is not queued again.
+        configurations: the parameters of each configuration, by name.
+        again: if true, a configuration is queued again once its earlier trials have ended, whatever their
+            outcome.
     """
     open_states = (TrialState.WAITING, TrialState.RUNNING)
     for configuration in configurations:
@@ -124,13 +127,13 @@ def queue(study: Study, configurations: list[dict[str, Any]], again: bool = Fals
 
 
 def counted(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """The trials that use up a budget."""
+    """Returns the trials that count towards a budget."""
     again = {n for trial in trials for n in trial.system_attrs.get("retry_history", ())}
     return [t for t in trials if t.number not in again and DUPLICATE_OF not in t.user_attrs]
 
 
 def _twin(trial: optuna.Trial, others: list[FrozenTrial]) -> FrozenTrial | None:
-    """The trial of the same parameters that is running or has ended with a result."""
+    """Returns a trial with the same parameters that is running or has ended with a result, or None."""
     if trial.user_attrs.get(AGAIN):
         return None
     states = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
@@ -139,7 +142,10 @@ def _twin(trial: optuna.Trial, others: list[FrozenTrial]) -> FrozenTrial | None:
 
 
 def _untried(trial: optuna.Trial, others: list[FrozenTrial], seed: int) -> dict[str, Any] | None:
-    """A configuration of the space of `trial` that no trial has had; None where it has none or no end."""
+    """Returns a configuration from the search space of `trial` that no trial has had.
+
+    It returns None if there is none left, or if the search space is too large to enumerate.
+    """
     values: dict[str, list[Any]] = {}
     for name, dimension in trial.distributions.items():
         match dimension:
@@ -160,10 +166,10 @@ def _untried(trial: optuna.Trial, others: list[FrozenTrial], seed: int) -> dict[
 
 
 def take_back(study: Study, signs: Signs | None = None) -> None:
-    """Queues the trials of processes that have ended once more; the caller holds the lock."""
+    """Queues the trials of processes that have ended once more. The caller must hold the lock."""
     for trial in study.get_trials(deepcopy=True, states=(TrialState.RUNNING,)):
         process = trial.user_attrs.get(PROCESS)
-        # This process asks for a trial only when it has none: one of its own was lost on the way.
+        # This process asks for a trial only when it has none, so a running one of its own was lost.
         lost = process is None or process == this_process() or is_gone(process)
         if lost or (signs is not None and signs.have_stopped(study, trial)):
             give_back(study, trial)

@@ -1,4 +1,4 @@
-"""Mends the file of a journal that a power cut or a full disk has torn."""
+"""Repairs the file of a journal after a power cut or a full disk."""
 
 import json
 from pathlib import Path
@@ -7,22 +7,23 @@ from optuna.storages.journal import JournalFileSymlinkLock
 
 
 class DamagedJournal(ValueError):
-    """A journal is damaged in its middle, where nothing can be left out."""
+    """A journal is damaged in its middle, so that nothing can be cut off."""
 
 
 def mend(file: Path) -> str | None:
-    """Cuts off the end of a journal that is no whole line, and keeps it beside the journal.
+    """Cuts off the damaged end of a journal and keeps it in a file beside the journal.
 
-    What was being written when the machine went down is at the end: half a line, or zeros, with what a
-    later process may have put behind them. Without it the journal is as it was just before.
+    When a machine goes down during a write, the journal ends with half a line or with zeros, and with the
+    text that a later process may have appended to them. Without this end, the journal is as it was just
+    before that write.
 
     Returns:
-        What was done, in one line; None where the journal is whole.
+        A message of one line that says what was done, or None if the journal is intact.
 
     Raises:
-        DamagedJournal: whole lines follow the one that is damaged.
+        DamagedJournal: if complete lines follow a damaged one.
     """
-    lock = JournalFileSymlinkLock(str(file))  # whoever writes a line holds it
+    lock = JournalFileSymlinkLock(str(file))  # every writer holds this lock
     lock.acquire()
     try:
         lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
@@ -52,5 +53,5 @@ def mend(file: Path) -> str | None:
 def _is_whole(line: bytes) -> bool:
     try:
         return line.endswith(b"\n") and isinstance(json.loads(line), dict)
-    except ValueError:  # of JSON or of its encoding
+    except ValueError:  # the JSON or its encoding is invalid
         return False

@@ -1,4 +1,4 @@
-"""What a sweep minimises, computed from the trials of one configuration."""
+"""The objectives that a sweep minimises, computed from the trials of one configuration."""
 
 import itertools
 import math
@@ -13,25 +13,26 @@ from paceline.reports.measures.link import Link, modelled_seconds
 from paceline.reports.measures.scoring import TO_TARGET, reached
 from paceline.reports.measures.statistics import churn
 
-# The objectives that the curve alone has decided once the target is reached.
+# The objectives whose value follows from the curve alone once the target is reached.
 DECIDED_AT_TARGET = ("time_to_target_s", "bytes_to_target")
 
 
 def about_target(objectives: Sequence[Objective]) -> list[Objective]:
-    """The objectives for which a trial that misses the target is worth nothing."""
+    """Returns the objectives that count only if a trial reaches the target."""
     return [name for name in objectives if name in TO_TARGET]
 
 
 def value(name: Objective, trials: list[Ended], target: float | None, link: Link) -> float:
-    """An objective of a configuration, the mean over its trials, which differ in their seed alone.
+    """Returns an objective of a configuration: the mean over its trials, which differ only in their seed.
 
-    Of a trial that missed the target, what it had spent at its end: `excess` tells the two apart.
+    A trial that missed the target counts with what it had spent at its end. `excess` tells whether the
+    trials reached the target.
 
     Args:
-        name: of the objective.
-        trials: of the configuration, all finished.
-        target: the validation loss to reach, None where there is none.
-        link: over which time is modelled.
+        name: the name of the objective.
+        trials: the trials of the configuration, all finished.
+        target: the validation loss to reach, or None if there is no target.
+        link: the link for which time is modelled.
     """
     match name:
         case "churn":
@@ -46,21 +47,22 @@ def value(name: Objective, trials: list[Ended], target: float | None, link: Link
 
 
 def excess(trials: list[Ended], target: float) -> float:
-    """By how much the best loss of the worst trial misses the target; at most 0 where all reached it."""
+    """Returns the best loss of the worst trial minus the target. It is at most 0 if all reached it."""
     return max(min(point["validation_loss"] for point in t.curve) for t in trials) - target
 
 
 def lower_bounds(objectives: Sequence[Objective], point: dict[str, float]) -> list[float]:
-    """What each objective will be at least, of a trial that has not reached its target at `point`."""
+    """Returns a lower bound of each objective for a trial that has not reached its target at `point`."""
     bounds = {name: point[TO_TARGET[name]] for name in DECIDED_AT_TARGET}
     bounds |= {"modelled_time_to_target_s": point["compute_seconds"], "churn": 0.0}
     return [bounds.get(name, -math.inf) for name in objectives]
 
 
 def is_dominated(bounds: list[float], others: Sequence[FrozenTrial]) -> bool:
-    """Whether a finished trial that met its constraints is better in every objective.
+    """Returns whether a finished trial that met its constraints is better in every objective.
 
-    The one rule of pruning that holds for several objectives: nothing on the Pareto front is lost.
+    This is the only rule of pruning that is valid for several objectives: no trial on the Pareto front is
+    lost.
     """
     return any(
         all(value < bound for value, bound in zip(other.values, bounds, strict=True))
@@ -70,10 +72,11 @@ def is_dominated(bounds: list[float], others: Sequence[FrozenTrial]) -> bool:
 
 
 def chosen(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-    """The trial to retrain, of a study's completed ones; None where there is none.
+    """Returns the trial to retrain from the completed trials of a study, or None if there are none.
 
-    Of those that met their constraints, or else came nearest, the one with the smallest product of
-    objectives: of one objective the best, of several the balanced point of the Pareto front.
+    The candidates are the trials that met their constraints, or else those that came nearest. Among them
+    it is the trial with the smallest product of objectives. With one objective this is the best trial;
+    with several it is the balanced point of the Pareto front.
     """
 
     def rank(trial: FrozenTrial) -> tuple[float, float]:
@@ -86,7 +89,7 @@ def chosen(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
 
 
 def _decisive(trial: Ended, target: float | None) -> dict[str, float]:
-    """The point of the curve that reached the target, or the last."""
+    """Returns the first point of the curve that reached the target, or else the last point."""
     first = reached((point["validation_loss"] for point in trial.curve), target)
     return trial.curve[-1 if first is None else first]
 

@@ -1,4 +1,4 @@
-"""A study where it is kept: in Optuna's storage, and as a run of MLflow."""
+"""A study as it is stored: in Optuna's storage and as a run of MLflow."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,12 +14,12 @@ from paceline.benchmarks.sweeps.plan import StudyPlan
 from paceline.benchmarks.sweeps.studies import Studies
 from paceline.benchmarks.trials.tracking import BenchmarkRun
 
-DRAWN, RUN_IDS = "drawn", "run_ids"  # of a trial of a study: its parameters, its runs in MLflow
+DRAWN, RUN_IDS = "drawn", "run_ids"  # attributes of a trial: its parameters, its runs in MLflow
 
 
 @dataclass(frozen=True)
 class OpenedStudy:
-    """A study where it is kept: in Optuna's storage, and as a run of MLflow."""
+    """A study as it is stored: in Optuna's storage and as a run of MLflow."""
 
     plan: StudyPlan
     study: Study
@@ -31,7 +31,7 @@ class OpenedStudy:
         return chosen(self.study.get_trials(states=(TrialState.COMPLETE,)))
 
     def record(self) -> dict[str, Any]:
-        """What a report tells of it."""
+        """Returns the facts about the study that a report needs."""
         best = self.best
         return {
             "name": self.study.study_name,

@@ -1,4 +1,4 @@
-"""The studies that a sweep consists of: what each draws, and the trial that follows from a draw."""
+"""The studies of a sweep: their search spaces, and the trials of the configurations drawn from them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ SCALE = ("workers", "batch_size", "zero_stage")
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """One study: an algorithm of a benchmark at one scale, or at several that it draws from."""
+    """One study: an algorithm at one number of workers, or at several numbers that it draws from."""
 
     benchmark: Benchmark
     label: str
@@ -28,15 +28,15 @@ class StudyPlan:
 
     @property
     def title(self) -> str:
-        """What it is called on the terminal and in MLflow."""
+        """The name of the study on the terminal and in MLflow."""
         numbers = " or ".join(map(str, self.workers))
         return f"{self.label}, {numbers} {'worker' if self.workers == (1,) else 'workers'}"
 
     def name(self, facts: Mapping[str, Any]) -> str:
-        """The study's name in Optuna's storage: the same for whatever gives comparable trials.
+        """Returns the study's name in Optuna's storage. Settings with comparable trials share a name.
 
-        How many trials are drawn and on what seeds the result is retrained do not count, so a larger
-        budget goes on with the same study.
+        The number of trials and the seeds of the retrains do not change the name. So a sweep with a
+        larger budget continues the same study.
         """
         alike = replace(_same_budget(self.benchmark), algorithms={self.label: self._entry})
         number = fingerprint(alike, {**facts, "workers": self.workers})
@@ -54,12 +54,14 @@ class StudyPlan:
         return getattr(task, "search_space", {}), algorithm.search_space
 
     def space(self) -> dict[str, Dimension]:
-        """What is drawn, by name: scale, then the task's, then the algorithm's dimensions.
+        """Returns the dimensions to draw, by name.
 
-        Every dimension is wide enough to hold the value of the benchmark's YAML.
+        They are `workers` and `batch_size`, then those of the task, those of the algorithm, and
+        `zero_stage`. Every dimension is wide enough to include the value of the benchmark's YAML.
 
         Raises:
-            ConfigError: a dimension stated is no argument, or is stated twice.
+            ConfigError: if a stated dimension is not an argument, or if the task and the algorithm state
+                the same dimension.
         """
         sweep, (of_task, own) = self.benchmark.sweep, self.stated
         if both := set(of_task) & set(own):
@@ -79,7 +81,7 @@ class StudyPlan:
         }
 
     def _current(self, workers: int) -> dict[str, Any]:
-        """What the benchmark's YAML says of everything that can be drawn."""
+        """Returns the values in the benchmark's YAML of everything that can be drawn."""
         scale, task = self.benchmark.scale, self.benchmark.workload.task
         of_task, own = self.stated
         known = {**self._entry, **task.arguments}
@@ -95,7 +97,7 @@ class StudyPlan:
         }
 
     def draw(self, trial: optuna.Trial) -> dict[str, Any]:
-        """Draws a configuration: a value for each dimension, those excluded that make no trial."""
+        """Draws a configuration: a value for each dimension, without the values that make no trial."""
         drawn: dict[str, Any] = {}
         for name, dimension in self.space().items():
             key = name
@@ -114,20 +116,20 @@ class StudyPlan:
             trial = self.trial(drawn, seed=0)
         except ConfigError:
             return False
-        # ZeRO divides what the ranks of a replica hold together.
+        # ZeRO divides the state of a replica among its ranks, so it needs several ranks.
         return trial.zero_stage == self.benchmark.scale.zero_stage or trial.layout.ranks > 1
 
     def queue(self) -> list[dict[str, Any]]:
-        """The configuration of the benchmark's YAML, at every scale: the first that are tried."""
+        """Returns the configurations to try first: that of the benchmark's YAML at every scale."""
         names = self.space()
         current = [self._current(workers) for workers in self.workers]
         return [{n: v for n, v in values.items() if n in names} for values in current]
 
     def trial(self, drawn: Mapping[str, Any], seed: int) -> Trial:
-        """The trial of a drawn configuration.
+        """Returns the trial of a drawn configuration.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: if the configuration makes no valid trial.
         """
         of_task, own = ({n: drawn[n] for n in stated if n in drawn} for stated in self.stated)
         scale = {name: drawn[name] for name in ("batch_size", "zero_stage") if name in drawn}
@@ -150,25 +152,26 @@ def _including(dimension: Dimension, value: Any) -> Dimension:
 
 
 def _same_budget(benchmark: Benchmark) -> Benchmark:
-    """A benchmark without what a sweep may change and still go on with its studies."""
+    """Returns a benchmark without the settings that may change while a sweep continues its studies."""
     neutral = {f: getattr(Sweep(), f) for f in ("algorithms", "workers", "trials", "seeds")}
     return replace(benchmark, seeds=[], sweep=replace(benchmark.sweep, **neutral))
 
 
 def identity(benchmark: Benchmark, facts: Mapping[str, Any]) -> str:
-    """16 hex digits that stand for the sweep of a benchmark under the given facts."""
+    """Returns 16 hex digits that identify the sweep of a benchmark and the given facts."""
     return fingerprint(_same_budget(benchmark), {"sweep": True, **facts})
 
 
 def plans(benchmark: Benchmark) -> tuple[list[StudyPlan], list[str]]:
-    """The studies of a sweep, and what is left out with the reason.
+    """Returns the studies of a sweep, and a line with the reason for each study that is left out.
 
-    Seconds mean nothing where ranks share a core, so where they are an objective the scales are bounded
-    by the machine; an algorithm is left out at a scale at which it does not run.
+    An algorithm is left out at a number of workers on which it does not run. If the time to the target is
+    an objective, it is also left out at more workers than this machine has room for, because seconds mean
+    nothing if ranks share a core.
 
     Raises:
-        ConfigError: an algorithm named does not exist, nothing is left, or an objective is about a
-            target and the workload has none.
+        ConfigError: if a named algorithm does not exist, if no study is left, if `sweep.only` names an
+            unknown dimension, or if an objective needs a target and the workload has none.
     """
     sweep, scale = benchmark.sweep, benchmark.scale
     wanting = about_target(sweep.objectives)

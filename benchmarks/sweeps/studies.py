@@ -1,4 +1,4 @@
-"""Where the studies of a sweep are kept: a journal's file, or a database for several machines."""
+"""The storage of the studies of a sweep: the file of a journal, or a database for several machines."""
 
 import threading
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from paceline.benchmarks.trials.addresses import masked
 from paceline.benchmarks.trials.store import StoreError
 
 HEARTBEAT_S = 30
-LOCK = 0x9ACE  # any number that no other program locks in the same database
+LOCK = 0x9ACE  # an arbitrary number that no other program locks in the same database
 
 
 class Studies:
@@ -28,22 +28,22 @@ class Studies:
 
     Args:
         uri: the file of a journal, or the address of a database, `postgresql://...` or `sqlite:///...`.
-        heartbeat_s: seconds between two signs of life of a running trial; after twice as many without
-            one it is given out again.
+        heartbeat_s: the seconds between two heartbeats of a running trial. After twice this time without
+            a heartbeat, the trial is handed out again.
 
     Attributes:
-        signs: of life, of the trials in this storage.
-        mended: what was wrong with the file of a journal and has been mended; None where nothing was.
+        signs: the heartbeats of the trials in this storage.
+        mended: a message about a repair of the journal, or None if it was intact.
 
     Raises:
-        StoreError: it cannot be opened.
+        StoreError: if the storage cannot be opened.
     """
 
     def __init__(self, uri: str, heartbeat_s: int = HEARTBEAT_S) -> None:
         self.heartbeat_s, self.signs = heartbeat_s, Signs(2 * heartbeat_s)
         self.mended: str | None = None
         self.storage: RDBStorage | JournalStorage
-        # A connection that a restart of the database has broken is replaced.
+        # The pool replaces a connection that a restart of the database has broken.
         lasting = {"pool_pre_ping": True}
         self._server: sqlalchemy.Engine | None = None
         if "://" in uri and not uri.startswith(("postgresql", "sqlite:///")):
@@ -57,7 +57,7 @@ class Studies:
                 self._server = sqlalchemy.create_engine(uri, **lasting)
             else:
                 file.parent.mkdir(parents=True, exist_ok=True)
-            with self.lock():  # two first writers would both create the tables
+            with self.lock():  # otherwise two first writers would both create the tables
                 if "://" in uri:
                     self.storage = RDBStorage(uri, engine_kwargs=lasting)
                 else:
@@ -71,18 +71,18 @@ class Studies:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Held while trials are handed out; it goes with the process that holds it."""
+        """Locks the storage while trials are handed out. The lock ends with the process that holds it."""
         if self._server is None:
             with FileLock(self._lock_file):
                 yield
             return
         with self._server.connect() as connection:
-            # Until the end of the transaction, which is that of the block.
+            # The lock lasts until the end of the transaction, which is the end of the block.
             connection.execute(sqlalchemy.text(f"SELECT pg_advisory_xact_lock({LOCK})"))
             yield
 
     def study(self, name: str, objectives: int = 1) -> Study:
-        """The study of that name, made where there is none; every objective is minimised."""
+        """Returns the study of that name and creates it if needed. Every objective is minimised."""
         return optuna.create_study(
             study_name=name,
             storage=self.storage,
@@ -92,14 +92,14 @@ class Studies:
 
     @contextmanager
     def heartbeats(self, trial: optuna.Trial) -> Iterator[None]:
-        """Says that `trial` is being run for as long as the block lasts."""
+        """Sends heartbeats of `trial` during the block."""
         ended = threading.Event()
 
         def beat() -> None:
             count = 0
             while not ended.wait(self.heartbeat_s):
                 count += 1
-                # One that the storage missed is made good by the next.
+                # If a heartbeat fails, the next one makes up for it.
                 with suppress(
                     OSError, SQLAlchemyError, StorageInternalError, UpdateFinishedTrialError
                 ):

@@ -1,11 +1,11 @@
-"""Tunes every algorithm of a benchmark at every scale on equal terms, then retrains what was found.
+"""Tunes every algorithm of a benchmark at every scale on equal terms, then retrains the best ones.
 
-Each pair of algorithm and scale has a study of its own with the same budget; its search space is what
-the algorithm's file and the task's file state. The best configuration of each is trained again on seeds
-that nothing was tuned on, and only those trials are scored. The protocol is that of AlgoPerf (Dahl et
-al. 2023, "Benchmarking Neural Network Training Algorithms").
+Each pair of an algorithm and a scale has its own study, and all studies have the same budget. The search
+space of a study is stated in the files of the algorithm and the task. The best configuration of each
+study is trained again on seeds that were not used for tuning, and only these trials are scored. The
+protocol is that of AlgoPerf (Dahl et al. 2023, "Benchmarking Neural Network Training Algorithms").
 
-Parameters are drawn in this process alone, so the ranks of a trial cannot disagree on them.
+Parameters are drawn in this process only, so the ranks of a trial cannot disagree on them.
 """
 
 import time
@@ -63,20 +63,21 @@ def sweep(
     display: Display,
     share_machine: bool = False,
 ) -> "Missing":
-    """Tunes and retrains what is missing; the scored trials are a benchmark named NAME-sweep.
+    """Runs the missing trials and retrains of a sweep. The scored trials form the benchmark NAME-sweep.
 
-    Interrupted at any point, the next call goes on; several calls at once share the work.
+    A sweep can be interrupted at any point, and the next call continues it. Several calls at the same
+    time share the work.
 
     Args:
-        benchmark: what is tuned.
-        client: MLflow's store.
-        studies: Optuna's storage.
-        link: the preset of `paceline.reports.measures.link` over which time is modelled.
-        display: where progress is shown.
-        share_machine: whether other benchmarks and sweeps may use this machine meanwhile.
+        benchmark: the benchmark to tune.
+        client: a client of the MLflow store.
+        studies: the storage of the studies.
+        link: the preset of `paceline.reports.measures.link` for which time is modelled.
+        display: shows the progress.
+        share_machine: if true, other benchmarks and sweeps may use this machine at the same time.
 
     Returns:
-        what could not be done.
+        The retrains and studies that are still missing.
     """
     if studies.mended:
         display.note(studies.mended)
@@ -93,7 +94,7 @@ def sweep(
     about = prepare([plan.trial({}, seed=0) for plan in planned], display)
     facts = dict(about["facts"])
     if "modelled_time_to_target_s" in benchmark.sweep.objectives:
-        facts["link"] = link  # seconds over another cannot be compared
+        facts["link"] = link  # modelled seconds of different links cannot be compared
     with studies.lock():
         number = identity(benchmark, facts)
         parent = BenchmarkRun(client, f"{benchmark.name}-sweep", number, about, display.note)
@@ -113,12 +114,12 @@ def sweep(
 
 @dataclass(frozen=True)
 class Missing:
-    """What a sweep could not do; false where that is nothing.
+    """The parts of a sweep that are missing. It is false if nothing is missing.
 
     Attributes:
-        retrains: how many failed. The next call tries them again.
-        studies: how many have used up their budget without a trial that finished. The next call goes on
-            with them where the budget is larger.
+        retrains: the number of retrains that failed. The next call tries them again.
+        studies: the number of studies that used up their budget without a finished trial. The next call
+            continues them if the budget is larger.
     """
 
     retrains: int
@@ -130,7 +131,7 @@ class Missing:
 
 @dataclass(frozen=True)
 class _Work:
-    """What this process does for a sweep."""
+    """The work of this process on a sweep."""
 
     benchmark: Benchmark
     parent: BenchmarkRun
@@ -140,7 +141,7 @@ class _Work:
     share_machine: bool
 
     def tune(self, opened: OpenedStudy) -> None:
-        """Uses up the budget of a study."""
+        """Runs trials of a study until its budget is used up."""
         plan, study, settings = opened.plan, opened.study, self.benchmark.sweep
 
         def draw(trial: optuna.Trial) -> None:
@@ -156,7 +157,7 @@ class _Work:
         self._take_all(study, settings.trials, draw, train)
 
     def _try(self, opened: OpenedStudy, trial: optuna.Trial, drawn: Mapping[str, Any]) -> None:
-        """Trains a configuration on every tuning seed and tells the study what came of it."""
+        """Trains a configuration on every tuning seed and reports the outcome to the study."""
         settings, target = self.benchmark.sweep, self.benchmark.workload.target.loss
         ended: list[Ended] = []
         for seed in settings.tuning_seeds:
@@ -174,7 +175,11 @@ class _Work:
         opened.study.tell(trial, values)
 
     def _watch(self, study: Study, trial: optuna.Trial, first: bool) -> Watch:
-        """What ends a trial early: that it has its values or, on the first seed, is hopeless."""
+        """Returns a function that ends a trial early.
+
+        It ends a trial that already has the values of all objectives. On the first seed it also ends a
+        hopeless trial.
+        """
         settings, target = self.benchmark.sweep, self.benchmark.workload.target.loss
         objectives, seen, there = settings.objectives, 0, False
 
@@ -190,7 +195,7 @@ class _Work:
                 trial.report(point["validation_loss"], seen)
                 if trial.should_prune():
                     raise Stop(f"given up after {seen} evaluations: others did better by then")
-            # The mean over several seeds has no bound yet.
+            # With several tuning seeds, the mean over them has no bound yet.
             elif len(objectives) > 1 and not there and len(settings.tuning_seeds) == 1:
                 done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
                 if is_dominated(lower_bounds(objectives, point), done):
@@ -206,8 +211,8 @@ class _Work:
         if best is None:
             self.display.note(f"{plan.title}: no trial finished, so there is nothing to retrain")
             return
-        # A study of its own, whose one dimension is the seed and which only has what is queued: what
-        # MLflow lacks, whatever Optuna has of it.
+        # The retrains are a separate study. Its only dimension is the seed. Its trials are all queued:
+        # those that MLflow lacks, whatever Optuna knows about them.
         retrains = self.studies.study(f"{opened.study.study_name}, retrains of {best.number}")
         facts, drawn = self.parent.about["facts"], best.user_attrs[DRAWN]
         with self.studies.lock():
@@ -254,10 +259,10 @@ class _Work:
         draw: Callable[[optuna.Trial], None],
         train: Callable[[optuna.Trial], None],
     ) -> None:
-        """Takes trials of a study until it has none left and no other process runs one."""
+        """Takes trials of a study until none is left and no other process runs one."""
         settings, waiting = self.benchmark.sweep, False
         while True:
-            # The machine first: who waited for it draws knowing how the trial before came out.
+            # Wait for the machine before drawing, so that the draw knows the result of the last trial.
             with nullcontext() if self.share_machine else machine(self.display):
                 try:
                     with self.studies.lock():
@@ -283,7 +288,7 @@ class _Work:
             time.sleep(POLL_S)
 
     def describe(self, all_opened: list[OpenedStudy], left_out: list[str]) -> Missing:
-        """Stores the sweep as far as it has come; returns what is still missing."""
+        """Stores the current state of the sweep and returns what is still missing."""
         settings, facts = self.benchmark.sweep, self.parent.about["facts"]
         scored: dict[str, Trial] = {}
         nothing_found = 0

@@ -1,1 +1,1 @@
-"""Runs trials: what a rank does, the parent that watches it, the record, the writing to MLflow."""
+"""Runs trials: the work of a rank, the parent that watches the ranks, and the records in MLflow."""

@@ -1,7 +1,7 @@
-"""What a container may use: the CPU quota and the memory limit of this process's cgroups.
+"""Reads the limits of a container: the CPU quota and the memory limit of this process's cgroups.
 
-Both versions of the kernel's interface are read, see `cgroups(7)`. A limit holds for all that is below
-it, so the least of the process's own cgroup and those above it counts.
+It reads both versions of the kernel's interface, see `cgroups(7)`. A limit applies to all cgroups below
+it, so the smallest limit of the process's own cgroup and its parents counts.
 """
 
 from collections.abc import Iterator
@@ -9,10 +9,10 @@ from pathlib import Path
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:
-    """CPUs that may be used at once, e.g. 1.5; None without a quota.
+    """Returns the number of CPUs that may be used at once, e.g. 1.5, or None if there is no quota.
 
     Args:
-        root: the folder that holds `proc` and `sys`.
+        root: the folder that contains `proc` and `sys`.
     """
     found = []
     for folder in _folders(root, "cpu"):
@@ -26,15 +26,19 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
 
 
 def memory_limit(root: Path = Path("/")) -> int | None:
-    """Bytes that may be used; None without a limit. `root` is as of `cpu_quota`."""
+    """Returns the bytes of memory that may be used, or None if there is no limit.
+
+    Args:
+        root: the folder that contains `proc` and `sys`.
+    """
     names = ("memory.max", "memory.limit_in_bytes")
     words = [_words(folder / n, 1)[0] for folder in _folders(root, "memory") for n in names]
-    # Version 1 writes 'no limit' as the largest number of pages.
+    # Version 1 expresses 'no limit' as the largest number of whole pages, in bytes.
     return min((int(word) for word in words if word is not None and word < 2**60), default=None)
 
 
 def _folders(root: Path, controller: str) -> Iterator[Path]:
-    """The folders of this process's cgroups that have a controller, each with those above it."""
+    """Yields the folders of this process's cgroups that have a controller, each with its parents."""
     try:
         lines = (root / "proc/self/cgroup").read_text().split()
     except OSError:
@@ -49,13 +53,14 @@ def _folders(root: Path, controller: str) -> Iterator[Path]:
         else:
             continue
         for top in tops:
-            # In a container the place may be the host's, and what is mounted is the container's own.
+            # In a container, the path may be the one on the host while the container's own folder is
+            # mounted.
             folder = top / place.lstrip("/")
             yield from (f for f in (folder, *folder.parents) if f == top or top in f.parents)
 
 
 def _words(file: Path, count: int) -> list[float | None]:
-    """The first numbers of a file; None for each that is no number or not there."""
+    """Returns the first `count` words of a file as numbers, with None for a missing or other word."""
     try:
         words = file.read_text().split()
     except OSError:

@@ -1,4 +1,4 @@
-"""Deals examples to ranks: how many steps there are, whose examples they take, and in which order."""
+"""Distributes the examples among the ranks: the number of steps, the rows of each rank, their order."""
 
 import hashlib
 import math
@@ -18,24 +18,28 @@ from paceline.lightning_modules.backend.layout import Layout
 from paceline.lightning_modules.backend.private import rendezvous_store
 from paceline.lightning_modules.backend.state import as_bytes
 
-SEEN_ROWS = 16  # of the validation examples, compared between the ranks
-EVALUATION_BATCH = 8192  # unless the data module has an `evaluation_batch`
+SEEN_ROWS = 16  # validation examples that are compared between the ranks
+EVALUATION_BATCH = 8192  # rows; a data module can set its own `evaluation_batch`
 
 
 def stream(seed: int, name: str, replica: int = 0) -> int:
-    """The seed of the random stream `name`: data order, initialisation and so on each have their own.
+    """Returns the seed of the random stream `name`, for example `order` or `initialisation`.
 
-    Replica 0 has that of a trial without replicas.
+    Each stream has its own seed. Replica 0 has the seed of a trial without replicas.
     """
     name = f"{name} {replica}" if replica else name
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:4], "little")
 
 
 def schedule(trial: Trial, rows: int) -> tuple[int, int]:
-    """The steps of a trial over `rows` training examples and the steps between two evaluations.
+    """Returns the number of steps of a trial and the number of steps between two evaluations.
 
-    Training ends with an evaluation, so the budget is rounded to whole intervals: by half an interval
-    at most, and there may be a few evaluations more or less than asked for.
+    Training ends with an evaluation, so the budget is rounded to whole intervals. The rounding changes it
+    by at most half an interval, and there may be a few evaluations more or less than the budget states.
+
+    Args:
+        trial: the trial.
+        rows: the number of training examples.
     """
     budget = trial.workload.budget
     examples = min(budget.examples, budget.epochs * rows)
@@ -45,7 +49,7 @@ def schedule(trial: Trial, rows: int) -> tuple[int, int]:
 
 
 def seen_of(loader: DataLoader[Any]) -> str:
-    """Stands for the examples of a loader: a hash of their number and of some of them, spread evenly."""
+    """Returns a hash of the number of examples of a loader and of a few evenly spaced examples."""
     rows = row_count(loader)
     found = hashlib.sha256(str(rows).encode())
     chosen = np.unique(np.linspace(0, rows - 1, min(rows, SEEN_ROWS)).astype(int))
@@ -57,10 +61,10 @@ def seen_of(loader: DataLoader[Any]) -> str:
 
 
 class SameRows(Callback):
-    """Refuses, on every rank, ranks that were given different validation examples.
+    """Checks that all ranks have the same validation examples. If not, raises an error on every rank.
 
     Args:
-        seen: what `seen_of` gives on this rank.
+        seen: the result of `seen_of` on this rank.
     """
 
     def __init__(self, seen: str) -> None:
@@ -77,7 +81,7 @@ class SameRows(Callback):
 
 
 class Continue(Callback):
-    """Where training is resumed, lets the stream of batches go on where the checkpoint was written."""
+    """Continues the stream of batches at the step of the checkpoint when training is resumed."""
 
     def __init__(self, batches: BatchStream) -> None:
         self.batches = batches
@@ -88,7 +92,7 @@ class Continue(Callback):
         loop = checkpoint["loops"]["fit_loop"]
         step = loop["epoch_loop.batch_progress"]["total"]["ready"]
         segment = self.batches.go_on(step, checkpoint["epoch"])
-        # Lightning is told that it begins an epoch of its own: it cannot skip into one.
+        # Lightning cannot start within an epoch, so this tells it that a new epoch begins.
         for name, total, current in (
             ("epoch_progress", segment, segment),
             ("epoch_loop.batch_progress", step, 0),
@@ -101,7 +105,7 @@ class Continue(Callback):
 def training_batches(
     trial: Trial, algorithm: Algorithm, part: np.ndarray, rank: int, every: int
 ) -> BatchStream:
-    """The stream of training batches of one rank, whose replica trains on the rows `part`."""
+    """Returns the stream of training batches of one rank. Its replica trains on the rows `part`."""
     layout = trial.layout
     replica, place = layout.replica_of(rank), rank % layout.ranks
     kind = trial.partition.kind
@@ -116,14 +120,14 @@ def training_batches(
 
 
 def _ticket() -> int:
-    # From the rendezvous store, which the parent holds: no rank has to answer another.
+    # The parent holds the rendezvous store, so no rank has to answer another.
     return int(rendezvous_store().add("paceline/ticket", 1)) - 1
 
 
 def partition(
     trial: Trial, algorithm: Algorithm, loader: DataLoader[Any], batch: int = EVALUATION_BATCH
 ) -> list[np.ndarray]:
-    """The training rows of each replica; labels are read `batch` rows at a time."""
+    """Returns the training rows of each replica. Labels are read `batch` rows at a time."""
     rows = row_count(loader)
     labels = None
     if trial.partition.needs_labels:
@@ -136,7 +140,10 @@ def partition(
 def validation_batches(
     rows: int, algorithm: Algorithm, layout: Layout, rank: int, batch: int = EVALUATION_BATCH
 ) -> list[Any]:
-    """One rank's part of the validation rows, in batches: those of its world, or of its replica."""
+    """Returns one rank's part of the validation rows, in batches.
+
+    If all ranks train one model, they share the rows. Otherwise the ranks of each replica share them.
+    """
     sharers = layout.world_size if algorithm.one_model else layout.ranks
     return batches_of(np.array_split(np.arange(rows), sharers)[rank % sharers], batch)
 

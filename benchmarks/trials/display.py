@@ -1,4 +1,7 @@
-"""Progress while trials run: bars on a terminal, elsewhere a line a trial and one every so often."""
+"""Shows the progress of trials.
+
+On a terminal it shows bars. Elsewhere it prints a line for each trial and one from time to time.
+"""
 
 import sys
 import time
@@ -7,15 +10,15 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-# Where the output goes to a file or a pipe, a table still has room for its columns. Names may hold
-# brackets, which are no markup.
+# If the output goes to a file or a pipe, the width leaves room for the columns of a table. Markup is off
+# because names may contain brackets.
 console = Console(width=None if sys.stdout.isatty() else 150, highlight=False, markup=False)
 
-SAID_EVERY_S = 30.0  # where there is no terminal
+SAID_EVERY_S = 30.0  # seconds between two lines of progress if there is no terminal
 
 
 class TerminalDisplay:
-    """A bar for all trials and one for that at hand; the trials before it stay above as lines."""
+    """Shows a bar for all trials, a bar for the current trial, and a line for each earlier trial."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -74,13 +77,13 @@ class TerminalDisplay:
 
 
 class _Pace:
-    """How fast the trial at hand and all of a benchmark come on.
+    """The pace of the current trial and of all trials of a benchmark.
 
     Args:
-        title: of the trial.
-        index: of the trial, from 0.
-        total: how many trials there are.
-        before: the pace of the trial before, which began with the first.
+        title: the title of the trial.
+        index: the index of the trial, from 0.
+        total: the number of trials.
+        before: the pace of the previous trial, which knows when the first trial began.
     """
 
     def __init__(self, title: str, index: int, total: int, before: "_Pace | None" = None) -> None:
@@ -91,7 +94,10 @@ class _Pace:
             self.first_began, self.first_index = before.first_began, before.first_index
 
     def is_due(self) -> bool:
-        """Whether nothing was said of the trial for `SAID_EVERY_S`; asked when something will be."""
+        """Returns whether the last line about the trial is at least `SAID_EVERY_S` seconds old.
+
+        If so, it takes the present as the time of a new line.
+        """
         now = time.monotonic()
         due = now - self._said >= SAID_EVERY_S
         if due:
@@ -99,7 +105,7 @@ class _Pace:
         return due
 
     def left(self, step: int, steps: int) -> str:
-        """The time that is left, as far as the steps and trials so far tell."""
+        """Returns an estimate of the remaining time from the steps and trials so far."""
         if not 0 < step <= steps:
             return "time left not known yet"
         now = time.monotonic()

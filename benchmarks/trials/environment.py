@@ -1,4 +1,4 @@
-"""What a trial's figures depend on besides its configuration: code, versions, hardware."""
+"""Facts on which a trial's figures depend besides its configuration: code, versions and hardware."""
 
 import hashlib
 import os
@@ -20,9 +20,10 @@ PACKAGES = ("torch", "pytorch-lightning", "deepspeed", "torchmetrics", "numpy", 
 
 @cache
 def code_hash() -> str:
-    """16 hex digits over the sources that decide a trial's figures: data, algorithms, the trial itself.
+    """Returns 16 hex digits that identify the code on which a trial's figures depend.
 
-    A change elsewhere (a figure of the report, a docs page) leaves finished trials valid.
+    This is the code of the data sets, the algorithms and the ranks. Finished trials stay valid after a
+    change elsewhere, for example in a figure of the report or a page of the docs.
     """
     digest = hashlib.sha256()
     sources = [*PACKAGE.glob("lightning_modules/**/*.py"), *PACKAGE.glob("datasets/**/*.py")]
@@ -34,7 +35,7 @@ def code_hash() -> str:
 
 
 def facts(fingerprint: str) -> dict[str, Any]:
-    """What a trial's identity rests on besides its configuration, given the data's fingerprint."""
+    """Returns the facts in a trial's identity besides its configuration, given the data's fingerprint."""
     return {
         "code": code_hash(),
         "data": fingerprint,
@@ -44,34 +45,34 @@ def facts(fingerprint: str) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages that a figure may depend on."""
+    """Returns the versions of Python and of the packages on which a figure may depend."""
     return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
 
 
 def this_process() -> str:
-    """The name of this process: where it runs, its number and when it began, so that no other has it."""
+    """Returns the unique name of this process, see `process_name`."""
     return process_name(os.getpid())
 
 
 def process_name(number: int) -> str:
-    """The name of a process of this host, `place/number/began`.
+    """Returns the unique name of a process of this host, `place/number/began`.
 
-    The place is the host with the boot of its kernel and the namespace of process numbers, as two
-    machines or two containers may have one name. It began so many clock ticks after the boot, which no
-    step of the clock changes.
+    The place consists of the host's name, the boot id of its kernel and the namespace of process ids,
+    because two machines or two containers may have the same name. `began` is the start of the process in
+    clock ticks after the boot. It does not change if the clock of the machine is set.
 
     Raises:
-        OSError: there is none.
+        OSError: if there is no such process.
     """
     boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
     place = f"{os.uname().nodename} {boot} {os.stat('/proc/self/ns/pid').st_ino}"
-    # The name of the program, in brackets, may hold anything; behind it `began` is the 20th field.
+    # The name of the program, in brackets, may contain anything. `began` is the 20th field after it.
     fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
     return f"{place}/{number}/{fields[19]}"
 
 
 def is_gone(process: str) -> bool:
-    """Whether a process of that name has ended; of those in other places nothing is known."""
+    """Returns whether the process of that name has ended. For processes in other places it is false."""
     place, number, _ = process.rsplit("/", 2)
     if place != this_process().rsplit("/", 2)[0]:
         return False
@@ -82,20 +83,23 @@ def is_gone(process: str) -> bool:
 
 
 def cores() -> int:
-    """The cores that this process may use: those that it is bound to, within its container's quota."""
+    """Returns the number of cores that this process may use.
+
+    It is the number of cores that the process is bound to, but at most the quota of its container.
+    """
     bound, quota = len(os.sched_getaffinity(0)), cpu_quota()
     return bound if quota is None else min(bound, max(1, int(quota)))
 
 
 def memory_bytes() -> int:
-    """The memory that this process may use: the machine's, within its container's limit."""
+    """Returns the bytes of memory that this process may use: the machine's, or its container's limit."""
     whole, limit = int(psutil.virtual_memory().total), memory_limit()
     return whole if limit is None else min(whole, limit)
 
 
 @cache
 def hardware() -> dict[str, Any]:
-    """The machine: processor, cores, memory in GiB, GPUs, operating system."""
+    """Returns a description of the machine: processor, cores, memory in GiB, GPUs and system."""
     return {
         "cpu": cpu_model(),
         "cores": cores(),
@@ -106,7 +110,7 @@ def hardware() -> dict[str, Any]:
 
 
 def cpu_model() -> str:
-    """The model of the processor."""
+    """Returns the model name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -115,7 +119,10 @@ def cpu_model() -> str:
 
 
 def revision() -> dict[str, Any]:
-    """The commit of the checkout and whether it has uncommitted changes; the release outside one."""
+    """Returns the commit of the checkout and whether it has uncommitted changes.
+
+    Outside a checkout, it returns the release of the package.
+    """
 
     def git(*arguments: str) -> str:
         return subprocess.run(
@@ -126,7 +133,7 @@ def revision() -> dict[str, Any]:
         ).stdout.strip()
 
     try:
-        # Installed code may lie inside somebody else's checkout.
+        # Installed code may be inside the checkout of another project.
         git("ls-files", "--error-unmatch", Path(__file__).name)
         return {
             "commit": git("rev-parse", "HEAD"),

@@ -1,4 +1,4 @@
-"""Faults that a trial is given on purpose, to see how an algorithm and the runner bear them."""
+"""Injects faults into a trial, to test how an algorithm and the runner handle them."""
 
 import os
 import signal
@@ -11,14 +11,14 @@ from paceline.benchmarks.spec.settings import Fault
 
 
 class InjectedFault(RuntimeError):
-    """Raised by a fault of kind `raise`."""
+    """The error of a fault of kind `raise`."""
 
 
 class FaultInjector(Callback):
-    """Carries out a fault on the rank that it is meant for.
+    """Carries out a fault on its rank.
 
-    A slow rank sleeps after each of its steps, `factor - 1` times the CPU seconds that its main
-    thread has spent on it: what it waited for others is not slowed down again.
+    A slow rank sleeps after each step, for `factor - 1` times the CPU seconds that its main thread spent
+    on the step. The time that it waited for other ranks is not slowed down.
     """
 
     def __init__(self, fault: Fault) -> None:

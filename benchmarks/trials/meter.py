@@ -1,4 +1,4 @@
-"""Keeps the clock and the ledger of a rank while it trains, and reports its curve."""
+"""Controls the clock and the ledger of a rank during training, and reports the curve."""
 
 import hashlib
 import math
@@ -17,19 +17,20 @@ from paceline.lightning_modules.backend.clock import Clock
 from paceline.lightning_modules.backend.phases import TRAINING
 from paceline.lightning_modules.backend.strategy import DeepSpeedBackend
 
-LOSSES = 256  # added up at once, as adding costs as much as all else that is measured in a step
-SHOW_S = 0.25  # between two reports of progress
-# Of the first validation rows, kept with the trial so that retrains can be compared.
+LOSSES = 256  # summed at once, because one sum costs as much as all other measuring in a step
+SHOW_S = 0.25  # seconds between two reports of progress
+# The most rows and values of the predictions on the first validation rows. They are stored with the trial
+# so that retrains can be compared.
 PREDICTED_ROWS, PREDICTED_VALUES = 10_000, 2_000_000
 Report = Callable[[str, Any], None]
 
 
 class Diverged(RuntimeError):
-    """The training loss is no longer a number."""
+    """The training loss is not finite."""
 
 
 class Meter(Callback):
-    """Keeps the clock and the ledger's phase, and reports the curve."""
+    """Sets the phases of the clock and the ledger, and reports the curve."""
 
     def __init__(
         self,
@@ -50,13 +51,13 @@ class Meter(Callback):
 
     @property
     def compute_seconds(self) -> float:
-        """Training time of this rank, had sending taken none: what a model of the link adds to."""
+        """Training time of this rank in seconds without sending. The model of a link adds to it."""
         if self.clock.device.type == "cpu":
-            return self.clock.cpu_seconds  # also where ranks take turns on a core
+            return self.clock.cpu_seconds  # also right if ranks share a core
         return self.clock.total - self.ledger.training_seconds
 
     def on_train_epoch_start(self, trainer: Trainer, algorithm: LightningModule) -> None:
-        # An epoch of Lightning's is what lies between two evaluations.
+        # An epoch of Lightning is the training between two evaluations.
         self.backend.release_gathered()
         self.backend.barrier()
         self.loss_sum, self.steps = 0.0, 0
@@ -115,7 +116,7 @@ class Meter(Callback):
             *figures.values(),
         )
         sent, sent_messages, *means = (total / trainer.world_size for total in sums)
-        # Ranks that do not wait for one another take steps of different numbers.
+        # Ranks that do not wait for each other take different numbers of steps.
         step = round(all_steps / trainer.world_size)
         loss /= max(steps, 1)
         if not math.isfinite(loss):
@@ -138,7 +139,11 @@ class Meter(Callback):
         )
 
     def _check(self, measured: dict[str, float], not_finite: float) -> None:
-        """Raises `Undefined` where a figure of this evaluation is not a number, on every rank alike."""
+        """Checks that every figure of this evaluation is finite.
+
+        Raises:
+            Undefined: on every rank, if a figure is not finite.
+        """
         (row,) = self._over_ranks(torch.distributed.ReduceOp.MIN, not_finite)
         for name, value in measured.items():
             if math.isfinite(value):
@@ -156,7 +161,10 @@ class Meter(Callback):
             self.predictions = self._predict(algorithm)
 
     def _digest(self, algorithm: Algorithm) -> str:
-        """That of the model that is evaluated; of models that are evaluated apart, that of theirs."""
+        """Returns the SHA-256 of the evaluated model in hexadecimal.
+
+        If the replicas are evaluated separately, it is the hash of the digests of all ranks.
+        """
         own = self.backend.digest()
         if algorithm.one_model or self.backend.layout.replicas == 1:
             return own.hex()
@@ -166,7 +174,7 @@ class Meter(Callback):
 
     @torch.no_grad()
     def _predict(self, algorithm: Algorithm) -> dict[str, np.ndarray]:
-        """Predictions by the name of who serves them, on as many rows as there is room for."""
+        """Returns predictions by the name of the model, on as many rows as `PREDICTED_VALUES` allow."""
         algorithm.eval()
         parts: dict[str, list[np.ndarray]] = {}
         room = 1
@@ -182,7 +190,7 @@ class Meter(Callback):
         return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
     def _over_ranks(self, operation: Any, *values: float) -> list[float]:
-        # Straight through torch, not through DeepSpeed: measuring is not the algorithm's traffic.
+        # This calls torch and not DeepSpeed, because measuring is not part of the algorithm's traffic.
         tensor = torch.tensor(values, dtype=torch.float64, device=self.backend.root_device)
         torch.distributed.all_reduce(tensor, operation)
         return tensor.tolist()

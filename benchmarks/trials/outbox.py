@@ -1,9 +1,10 @@
-"""Writes to MLflow that wait on disk until the store has taken them.
+"""Keeps writes to MLflow on disk until the store has accepted them.
 
-Every write is a file first, in `spool` of the state's folder, one folder a process. It is sent at once
-where the store answers. Where it does not, a trial goes on and its writes wait; they are sent in order as
-soon as the store answers again, by this process or, if it is gone by then, by the next that opens the
-store. Every write may be sent twice without harm: a response can be lost after the store has taken it.
+Every write is first saved as a file in `spool`, in the folder of the state. Each process has its own
+folder there. If the store answers, the write is sent at once. If not, the trial continues and its writes
+wait. They are sent in order as soon as the store answers again: by this process or, if it has ended, by
+the next one that opens the store. Every write can be sent twice without harm, because a response can be
+lost after the store has accepted the write.
 """
 
 import base64
@@ -28,11 +29,11 @@ from paceline.benchmarks.trials.environment import is_gone, this_process
 from paceline.benchmarks.trials.store import StoreError, answering_within
 from paceline.home import home
 
-HANDLE = "paceline.handle"  # of a run: what it is called until the store has given it an id
-SEND_S = 30  # for which a request may go without an answer
-RETRY_S = 5.0  # between two attempts at a store that does not answer
-WAIT_S = 600.0  # for which a store is waited for where nothing can go on without it
-# What a store will refuse however often it is asked; anything else may pass.
+HANDLE = "paceline.handle"  # the tag with the name of a run until the store has given it an id
+SEND_S = 30  # seconds after which a request without an answer has failed
+RETRY_S = 5.0  # seconds between two attempts at a store that does not answer
+WAIT_S = 600.0  # seconds to wait for the store if nothing can continue without it
+# The errors for which sending the write again is useless. All other errors may be temporary.
 REFUSALS = {
     "BAD_REQUEST",
     "INVALID_PARAMETER_VALUE",
@@ -47,10 +48,10 @@ class Outbox:
     """The writes of this process to one store, in order.
 
     Args:
-        client: of the store.
-        note: is told, in one line each, when the store stops to answer, when it answers again, and what
-            it refuses.
-        folder: of the writes; this process's own unless given.
+        client: a client of the store.
+        note: a function that is called with a message of one line when the store stops answering, when it
+            answers again, and when it refuses a write.
+        folder: the folder of the writes. The default is the folder of this process.
     """
 
     def __init__(self, client: MlflowClient, note: Note, folder: Path | None = None) -> None:
@@ -62,15 +63,15 @@ class Outbox:
         self._number = max((int(path.stem) for path in self._waiting()), default=0)
         self._tried = (
             "" if folder is None else "~"
-        )  # the name of the last write that was sent in vain
+        )  # the name of the last write that could not be sent
         self._retry_at: float | None = None
 
     def id_of(self, run_id: str) -> str:
-        """The id that the store has given to a run, or its handle where it has not yet."""
+        """Returns the id that the store has given to a run, or the run's handle if it has no id yet."""
         return self._ids.get(run_id, run_id)
 
     def create_run(self, experiment_id: str, tags: dict[str, str]) -> str:
-        """Opens a run; returns its id, or a handle that stands for it where the store does not answer."""
+        """Opens a run and returns its id, or a handle in place of the id if the store does not answer."""
         handle = f"pending-{uuid4().hex}"
         started = int(1000 * time.time())
         self._put("create_run", handle, experiment_id=experiment_id, tags=tags, start_time=started)
@@ -83,7 +84,7 @@ class Outbox:
         params: dict[str, str] | None = None,
         tags: dict[str, str] | None = None,
     ) -> None:
-        """Adds metrics, as (name, value, milliseconds, step), parameters and tags to a run."""
+        """Adds metrics, parameters and tags to a run. A metric is (name, value, milliseconds, step)."""
         self._put("log", run_id, metrics=metrics or [], params=params or {}, tags=tags or {})
 
     def log_dataset(self, run_id: str, **dataset: str) -> None:
@@ -97,10 +98,10 @@ class Outbox:
         self._put("end", run_id, status=status, end_time=ended)
 
     def settle(self) -> None:
-        """Returns when everything has been sent.
+        """Waits until everything has been sent.
 
         Raises:
-            StoreError: the store has not answered for `WAIT_S`; what waits is kept.
+            StoreError: if the store has not answered for `WAIT_S` seconds. The waiting writes are kept.
         """
         deadline = time.monotonic() + WAIT_S
         while not self.flush():
@@ -112,7 +113,10 @@ class Outbox:
             time.sleep(0.2)
 
     def flush(self) -> bool:
-        """Sends what waits, unless the store was away a moment ago; returns whether nothing is left."""
+        """Sends the waiting writes and returns whether none is left.
+
+        It does not try if the store failed to answer within the last `RETRY_S` seconds.
+        """
         if self._retry_at is not None and time.monotonic() < self._retry_at:
             return False
         for path in self._waiting():
@@ -158,11 +162,11 @@ class Outbox:
     def _tidy(self) -> None:
         if not self.folder.exists() or self._waiting():
             return
-        (self.folder / "ids").unlink(missing_ok=True)  # later writes hold ids and no handles
+        (self.folder / "ids").unlink(missing_ok=True)  # later writes contain ids and no handles
         for folder in (self.folder, self.folder.parent, self.folder.parent.parent):
             try:
                 folder.rmdir()
-            except OSError:  # it holds something still
+            except OSError:  # the folder is not empty
                 return
 
     def _send(self, path: Path) -> None:
@@ -194,7 +198,7 @@ class Outbox:
     def _create(self, write: dict[str, Any], again: bool) -> None:
         handle, experiment = write["run_id"], write["experiment_id"]
         found = []
-        if again:  # the store may have made it and its answer been lost
+        if again:  # the store may have created the run, and its answer was lost
             found = self.client.search_runs([experiment], f"tags.`{HANDLE}` = '{handle}'")
         tags = write["tags"] | {HANDLE: handle}
         if parent := tags.get(MLFLOW_PARENT_RUN_ID):
@@ -205,7 +209,7 @@ class Outbox:
 
 
 def send_what_others_left(client: MlflowClient, note: Note) -> None:
-    """Sends what processes have left in the spool of a store and are gone."""
+    """Sends the writes that ended processes have left in the spool of a store."""
     for folder in _orphans(client):
         outbox = Outbox(client, note, folder)
         count = len(outbox._waiting())
@@ -228,7 +232,7 @@ def _folder_of(client: MlflowClient) -> Path:
 
 
 def _write(path: Path, content: Any) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a file completely or not at all."""
     part = path.with_suffix(".part")
     part.write_text(json.dumps(content))
     part.rename(path)

@@ -1,4 +1,4 @@
-"""What one rank of a trial does: build data, model and algorithm, train, and report."""
+"""The work of one rank of a trial: it builds the data, the model and the algorithm, and trains."""
 
 import logging
 import os
@@ -39,10 +39,10 @@ from paceline.lightning_modules.backend.strategy import DeepSpeedBackend, keep_o
 
 @dataclass(frozen=True)
 class Built:
-    """What a rank trains, and on what: the same on every rank but for its random streams.
+    """The data and the algorithm of a rank. They differ between ranks only in their random streams.
 
     Attributes:
-        seen: stands for the validation rows that this rank was given.
+        seen: a hash that represents the validation rows of this rank.
     """
 
     data: LightningDataModule
@@ -53,10 +53,11 @@ class Built:
 
 
 def build(trial: Trial, rank: int) -> Built:
-    """Builds the data and the algorithm of a trial, each from a random stream of its own.
+    """Builds the data and the algorithm of a trial. Each draws from its own random stream.
 
-    All ranks and all seeds draw the same for the data; then replicas that train one model draw the same
-    for its weights; and what is drawn after that, for dropout or augmentation, differs between the ranks.
+    The draws for the data are the same for all ranks and all seeds. The draws for the weights are the
+    same for all replicas that train one model. Later draws, for dropout or augmentation, differ between
+    ranks.
     """
     randomness.seed(randomness.OF_DATA)
     data = trial.workload.data.build()
@@ -79,27 +80,27 @@ def run_rank(
 ) -> dict[str, Any]:
     """Trains `trial` as one of its ranks and returns the figures of this rank.
 
-    Which rank it is stands in the environment, as torchrun and the fork server leave it.
+    The number of the rank is read from the environment, as torchrun and the fork server set it.
 
     Args:
-        trial: what to train.
-        report: sends a message to the parent.
-        callbacks: whoever else wants to see the training.
-        checkpoint: the folder of a checkpoint to go on from.
+        trial: the trial to train.
+        report: a function that sends a message to the parent.
+        callbacks: additional callbacks for the trainer.
+        checkpoint: the folder of a checkpoint from which training continues.
 
     Raises:
-        Diverged: the training loss is not finite.
-        ValueError: the trial's layout does not fit the world.
+        Diverged: if the training loss is not finite.
+        ValueError: if the trial's layout does not fit the world.
     """
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # Batches are cut from memory, so loader processes would only cost; the torchmetrics that are
-    # logged have been reduced over the ranks already.
+    # Batches come from memory, so loader processes would only add cost. The logged torchmetrics have been
+    # reduced over the ranks already.
     warnings.filterwarnings("ignore", ".*(does not have many workers|sync_dist=True).*")
     torch.set_num_threads(trial.threads)
-    os.environ["OMP_NUM_THREADS"] = str(trial.threads)  # else Lightning takes all cores again
+    os.environ["OMP_NUM_THREADS"] = str(trial.threads)  # otherwise Lightning uses all cores
     rank, layout = int(os.environ["RANK"]), trial.layout
-    # First of all: a rank without a place would fail on its own, and the others wait for it.
+    # Check this first. A rank without a place would fail on its own later, and the others would wait.
     layout.check_fits(int(os.environ["WORLD_SIZE"]))
     built = build(trial, rank)
     algorithm, training, validation = built.algorithm, built.training, built.validation
@@ -162,7 +163,7 @@ def run_rank(
         "algorithm": algorithm.record(),
         "predictions": meter.predictions if rank == 0 else {},
     }
-    # A rank that leaves while its peers still talk to it makes them abort.
+    # A rank that leaves while its peers still communicate with it makes them abort.
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
     return result

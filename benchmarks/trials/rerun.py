@@ -1,4 +1,4 @@
-"""Repeats a recorded trial from its record alone and says what came out equal."""
+"""Repeats a recorded trial from its record and compares the results."""
 
 import re
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from paceline.benchmarks.trials.runner import Display, follow, machine
 from paceline.reports.measures.results import KIND, RECORD_FILE, RERUN, read_json
 from paceline.reports.measures.scoring import score
 
-# What a repetition must give again, bit for bit; times are not among it.
+# The figures that a repetition must reproduce bit for bit. Times are not among them.
 FIGURES = ["steps_to_target", "final_loss", "final_metric", "bytes_sent_per_worker"]
 
 
 class CannotRerun(LookupError):
-    """The run named is no finished trial."""
+    """The given run is not a finished trial."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,10 @@ class Rerun:
     """A repetition of a trial.
 
     Attributes:
-        run_id: of the recorded trial.
-        figures: by name, as recorded and as of now.
-        causes: what differs between then and now and may explain a difference, likewise.
+        run_id: the id of the recorded trial.
+        figures: the recorded and the new value of each figure, by name.
+        causes: the facts that have changed since the record and may explain a difference. Each has the
+            recorded and the new value, by name.
     """
 
     run_id: str
@@ -41,7 +42,7 @@ class Rerun:
 
     @property
     def bitwise(self) -> bool:
-        """Whether the weights came out equal bit by bit."""
+        """Whether the weights are equal bit for bit."""
         recorded, now = self.figures["weights_sha256"]
         return bool(recorded == now)
 
@@ -51,13 +52,14 @@ class Rerun:
 
 
 def rerun(client: MlflowClient, run_id: str, display: Display) -> Rerun:
-    """Runs the trial of run `run_id` once more; the verdict becomes a tag of that run.
+    """Runs the trial of run `run_id` once more and stores the verdict as a tag of that run.
 
-    `run_id` may be the beginning of an id, where no other trial has the same.
+    `run_id` may be the beginning of an id if no other trial's id begins with it.
 
     Raises:
-        CannotRerun: there is no such trial, or it did not finish.
-        RankFailed: the repetition failed.
+        CannotRerun: if there is no such trial, if it did not finish, or if several ids begin with
+            `run_id`.
+        RankFailed: if the repetition failed.
     """
     run_id = _whole_id(client, run_id)
     record = _record(client, run_id)
@@ -80,7 +82,7 @@ def rerun(client: MlflowClient, run_id: str, display: Display) -> Rerun:
 
 
 def _whole_id(client: MlflowClient, beginning: str) -> str:
-    """The id of the one trial whose id begins so."""
+    """Returns the id of the only trial whose id begins with `beginning`."""
     if not re.fullmatch("[0-9a-f]+", beginning):
         raise CannotRerun(f"{beginning!r} is no run's id; `results` shows them")
     experiments = [e.experiment_id for e in client.search_experiments()]
@@ -117,7 +119,7 @@ def _causes(
 
 
 def _flat(facts: dict[str, Any]) -> dict[str, Any]:
-    """Facts about a trial by one name each, e.g. `versions: torch`."""
+    """Returns the facts about a trial with one name each, e.g. `versions: torch`."""
     flat: dict[str, Any] = {}
     for name, value in facts.items():
         parts = value if isinstance(value, dict) else {"": value}

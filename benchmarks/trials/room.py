@@ -1,4 +1,4 @@
-"""Whether this machine has room for trials: GPUs, memory, network interfaces."""
+"""Checks that this machine has room for trials: GPUs, memory and network interfaces."""
 
 import os
 import socket
@@ -8,11 +8,16 @@ from paceline.benchmarks.spec.benchmark import Trial
 from paceline.benchmarks.spec.plugin import ConfigError
 from paceline.benchmarks.trials.environment import hardware, memory_bytes
 
-RANK_BYTES = 200 * 2**20  # of a rank's own, with a model of no size: measured after an evaluation
+RANK_BYTES = 200 * 2**20  # the memory of a rank with a tiny model, measured after an evaluation
 
 
 def check_room(trials: Sequence[Trial]) -> None:
-    """Raises `ConfigError`, in one line, where no such trial could run here."""
+    """Checks that the trial with the most workers has room on this machine.
+
+    Raises:
+        ConfigError: if there are too few GPUs, too little memory, or no network interface of a name in
+            `GLOO_SOCKET_IFNAME`. The message is one line.
+    """
     largest = max(trials, key=lambda trial: trial.workers)
     workers, gpus = largest.workers, len(hardware()["gpus"])
     if largest.accelerator == "gpu" and not gpus:

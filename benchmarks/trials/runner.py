@@ -1,4 +1,4 @@
-"""Runs the trials of a benchmark one after the other, and only those that are missing."""
+"""Runs the missing trials of a benchmark, one after the other."""
 
 import errno
 import os
@@ -25,14 +25,14 @@ from paceline.benchmarks.trials.tracking import BenchmarkRun, check_experiment
 from paceline.lightning_modules.backend.launch import RankFailed, Ranks
 from paceline.reports.measures.scoring import score
 
-POLL_S = 0.2  # while another benchmark has the machine
+POLL_S = 0.2  # seconds between two checks whether the machine is free
 Watch = Callable[[dict[str, float]], None]
 Rank = Callable[[Trial, Any], dict[str, Any]]
-LOG_LIMIT = 20_000  # characters of what the ranks printed, kept with a failure
+LOG_LIMIT = 20_000  # characters of the ranks' output that are kept with a failure
 
 
 class Display(Protocol):
-    """Where progress is shown."""
+    """Shows the progress of trials."""
 
     def note(self, text: str) -> None: ...
 
@@ -45,7 +45,7 @@ class Display(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How many trials of a benchmark were found finished, were run now, and failed now."""
+    """The numbers of trials that had finished before (`found`), were run now and failed now."""
 
     found: int
     ran: int
@@ -54,10 +54,11 @@ class Outcome:
 
 @contextmanager
 def machine(display: Display) -> Iterator[None]:
-    """Holds this machine for one benchmark at a time, as two at once would spoil each other's times.
+    """Reserves this machine for one benchmark, because two at once would distort each other's times.
 
-    The lock is a name in the kernel: it needs no file, holds for all users, and ends with its process.
-    Who divides a machine, by cpusets for instance, gives each part a name in `PACELINE_MACHINE`.
+    The lock is the name of a socket in the kernel. It needs no file, holds for all users and ends with
+    its process. If a machine is divided, for example by cpusets, set `PACELINE_MACHINE` to a different
+    name in each part.
     """
     name = f"\0paceline/{os.environ.get('PACELINE_MACHINE', '')}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as lock:
@@ -81,13 +82,15 @@ def _bound(lock: socket.socket, name: str) -> bool:
 
 
 def prepare(trials: Sequence[Trial], display: Display) -> dict[str, Any]:
-    """Makes the data of trials on one workload ready; returns what their records have in common.
+    """Prepares the data of trials on one workload and returns what their records have in common.
 
-    `facts` are those of a trial's identity, `environment` and `data` what they were run on.
+    Returns:
+        A dictionary with `facts`, which are part of a trial's identity, and with `environment` and
+        `data`, which describe the machine, the code and the data of the trials.
 
     Raises:
-        ConfigError: they cannot run on this machine, or their classes do not fit.
-        DataError: the data cannot be used.
+        ConfigError: if the trials cannot run on this machine, or if their classes do not fit.
+        DataError: if the data cannot be used.
     """
     check_room(trials)
     display.note(f"preparing the data of {trials[0].workload.name}")
@@ -102,13 +105,14 @@ def prepare(trials: Sequence[Trial], display: Display) -> dict[str, Any]:
 
 
 def run(benchmark: Benchmark, client: MlflowClient, display: Display) -> Outcome:
-    """Runs what is missing of `benchmark`.
+    """Runs the missing trials of `benchmark`.
 
-    A trial that fails is recorded with its reason and does not stop the others; it is tried again by
-    the next call. Interrupted at any point, no finished trial is lost.
+    A trial that fails is recorded with the reason and does not stop the others. The next call tries it
+    again. A run can be interrupted at any point without losing a finished trial.
 
     Raises:
-        KeyboardInterrupt: after the trial at hand has been ended and recorded as KILLED.
+        KeyboardInterrupt: if the user interrupts the run. The current trial has then been ended and
+            recorded as KILLED.
     """
     check_experiment(client, benchmark.name)
     planned = benchmark.trials()
@@ -140,10 +144,10 @@ def _run_missing(trials: dict[str, Trial], parent: BenchmarkRun, display: Displa
 
 
 class Stop(Exception):
-    """Ends a trial on purpose, raised by who watches its curve.
+    """Ends a trial early. A function that watches the curve of the trial raises it.
 
     Args:
-        reason: why it is given up; None where it has given all that it was run for.
+        reason: why the trial is given up, or None if it already has all its results.
     """
 
     def __init__(self, reason: str | None = None) -> None:
@@ -156,13 +160,14 @@ class Ended:
     """How a trial ended.
 
     Attributes:
-        run_id: in MLflow.
-        curve: one dict an evaluation, as far as it came.
-        failure: why it did not finish; None where it did.
-        error: the name of the exception that ended it, that of a rank or `Stop`.
-        figures: of a trial that finished, as `paceline.reports.measures.scoring` has them.
-        record: likewise, with the results of the ranks unless it was stopped.
-        predictions: likewise, by who serves them.
+        run_id: the id of the trial's run in MLflow.
+        curve: one dictionary for each evaluation before the end of the trial.
+        failure: why the trial did not finish, or None if it finished.
+        error: the name of the exception that ended the trial: that of a rank, or `Stop`.
+        figures: the figures of a finished trial, by their names in `paceline.reports.measures.scoring`.
+        record: the record of a finished trial. It contains the results of the ranks unless the trial was
+            stopped.
+        predictions: the predictions of a finished trial, by the name of the model that made them.
     """
 
     run_id: str
@@ -191,8 +196,8 @@ class Ended:
 
 
 def train(trial: Trial, report: Any) -> dict[str, Any]:
-    """What a rank of a trial does; returns its result."""
-    # Imported in the rank: DeepSpeed takes seconds that the parent need not spend.
+    """Does the work of one rank of a trial and returns its result."""
+    # Importing DeepSpeed takes seconds, so only the ranks import it.
     from paceline.benchmarks.trials.rank import run_rank
 
     return run_rank(trial, report)
@@ -210,13 +215,13 @@ def run_trial(
     """Runs one trial and records how it ended.
 
     Args:
-        trial: what to run.
-        parent: the benchmark that it belongs to.
-        display: where progress is shown.
-        kind: of the trial's run in MLflow.
-        under: the run that it is nested in, the parent's unless given.
-        watch: called with each point of the curve; it may raise `Stop`.
-        rank: what each rank does.
+        trial: the trial to run.
+        parent: the run of the benchmark that the trial belongs to.
+        display: shows the progress.
+        kind: the kind of the trial's run in MLflow.
+        under: the run in which the trial's run is nested. The default is the parent's.
+        watch: a function that is called with each point of the curve. It may raise `Stop`.
+        rank: the function that each rank runs.
     """
     trial_id = trial.identity(**parent.about["facts"])
     run_id = parent.start(trial, trial_id, kind, under)
@@ -263,17 +268,17 @@ def run_trial(
 def follow(
     trial: Trial, log: Path, display: Display, on_point: Watch, rank: Rank = train
 ) -> dict[int, dict[str, Any]]:
-    """Runs a trial's ranks to their end; returns the result of each rank.
+    """Runs the ranks of a trial to their end and returns the result of each rank.
 
     Args:
-        trial: what to run.
-        log: a file that takes what the ranks print.
-        display: where progress is shown.
-        on_point: called with each point of the curve as soon as it is there.
-        rank: what each rank does.
+        trial: the trial to run.
+        log: the file for the output of the ranks.
+        display: shows the progress.
+        on_point: a function that is called with each new point of the curve.
+        rank: the function that each rank runs.
 
     Raises:
-        RankFailed: a rank died, raised or hung.
+        RankFailed: if a rank died, raised an error or hung.
     """
     steps = 0
     results: dict[int, dict[str, Any]] = {}

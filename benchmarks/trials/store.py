@@ -1,4 +1,4 @@
-"""Opens MLflow's store, adds to a run that is there, and outlasts a restart of the database."""
+"""Opens the MLflow store, attaches reports to its runs, and survives a restart of the database."""
 
 import os
 import time
@@ -20,27 +20,27 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from paceline.benchmarks.trials.addresses import masked
 
-OPENING_S = 5  # in which a server has to answer the first request
-PATIENCE_S = 60.0  # for which a database that was there may be away
+OPENING_S = 5  # seconds within which a server has to answer the first request
+PATIENCE_S = 60.0  # seconds for which a known database may be unavailable
 _connected: set[str] = set()
 
 
 class StoreError(RuntimeError):
-    """A store cannot be opened."""
+    """A store cannot be opened or does not answer."""
 
 
 def open_store(uri: str, create: bool = True) -> MlflowClient:
-    """A client of the store at `uri`, created first where it is a file that does not exist.
+    """Returns a client of the store at `uri`. If it is a sqlite file that does not exist, creates it.
 
-    Several first writers would corrupt the migrations of a fresh sqlite file, so only one process
-    at a time opens a store.
+    Only one process at a time opens a sqlite file, because several first writers would corrupt the
+    migrations of a new file.
 
     Args:
-        uri: of the store, as MLflow takes it.
-        create: whether a sqlite file may be made; a mistyped path should not become one.
+        uri: the URI of the store, as MLflow takes it.
+        create: if false, a missing sqlite file is an error. So a mistyped path does not create a store.
 
     Raises:
-        StoreError: there is no store, or it cannot be opened.
+        StoreError: if there is no store, or if it cannot be opened.
     """
     scheme, _, file = uri.partition(":///")
     file = file.partition("?")[0]
@@ -50,7 +50,7 @@ def open_store(uri: str, create: bool = True) -> MlflowClient:
     try:
         with lock, answering_within(OPENING_S):
             if uri.startswith("postgresql"):
-                # Where nobody answers, MLflow would try for minutes.
+                # If no server answers, MLflow would try for minutes.
                 once = sqlalchemy.create_engine(uri, connect_args={"connect_timeout": OPENING_S})
                 once.connect().close()
                 once.dispose()
@@ -63,7 +63,7 @@ def open_store(uri: str, create: bool = True) -> MlflowClient:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, in a few words: the innermost cause of a request that was not answered."""
+    """Returns the cause of an error in one line. If no server answered, it says so and what to do."""
     if "Max retries exceeded" in str(error) or "timed out" in str(error):
         return "no server answers there; start it, or correct MLFLOW_TRACKING_URI or --store"
     return (str(error).splitlines() or [type(error).__name__])[0]
@@ -71,7 +71,10 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def answering_within(seconds: int) -> Iterator[None]:
-    """Has MLflow ask a server once and wait so long, where it would otherwise ask for minutes."""
+    """Makes MLflow send each request once and wait `seconds` for the answer.
+
+    By default it would repeat a request for minutes.
+    """
     hurried = {
         MLFLOW_HTTP_REQUEST_MAX_RETRIES: 0,
         MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR: 0,
@@ -91,16 +94,20 @@ def answering_within(seconds: int) -> Iterator[None]:
 
 
 def attach(client: MlflowClient, run_id: str, paths: list[Path]) -> None:
-    """Stores the report and its figures with the run that they were drawn from."""
+    """Stores a report and its figures as artifacts of the run that they describe."""
     for path in paths:
         client.log_artifact(run_id, str(path), "report")
 
 
 @sqlalchemy.event.listens_for(sqlalchemy.Engine, "do_connect")
 def wait_for_database(dialect: Any, _: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
-    """Connects, for MLflow and Optuna alike; a server that was there before is waited for."""
+    """Connects to a database, for MLflow and for Optuna.
+
+    If a connection to the same server succeeded before, waits for the server for up to `PATIENCE_S`
+    seconds.
+    """
     if dialect.driver == "psycopg":
-        # A statement prepared on one connection of a pool such as PgBouncer's is unknown on the next.
+        # With a pool such as PgBouncer, a statement prepared on one connection is unknown on the next.
         options.setdefault("prepare_threshold", None)
     deadline, where = time.monotonic() + PATIENCE_S, repr((arguments, options))
     while True:
@@ -116,7 +123,7 @@ def wait_for_database(dialect: Any, _: Any, arguments: list[Any], options: dict[
 
 
 def is_connection_lost(error: BaseException | None) -> bool:
-    """Whether an error comes of a connection that the database has ended."""
+    """Returns whether the cause of an error is a connection that the database has ended."""
     while error is not None:
         if isinstance(error, DBAPIError) and error.connection_invalidated:
             return True

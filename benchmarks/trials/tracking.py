@@ -1,4 +1,4 @@
-"""Writes benchmarks and trials to MLflow; the only place that does, and in the parent process only."""
+"""Writes benchmarks and trials to MLflow. Only the parent process does this, and only this module."""
 
 import io
 import json
@@ -44,11 +44,15 @@ PARAMETERS_A_REQUEST, VALUE_LIMIT, TAG_LIMIT, DIGEST_LIMIT = 100, 6000, 5000, 36
 
 
 def _unheard(_: str) -> None:
-    """Where nobody wants to be told."""
+    """Ignores a note."""
 
 
 def check_experiment(client: MlflowClient, name: str) -> None:
-    """Raises `StoreError` where the experiment of a benchmark of that name takes no runs."""
+    """Checks that the experiment of a benchmark can take runs.
+
+    Raises:
+        StoreError: if the experiment of that name has been deleted.
+    """
     found = client.get_experiment_by_name(name)
     if found is not None and found.lifecycle_stage == "deleted":
         raise StoreError(
@@ -58,20 +62,23 @@ def check_experiment(client: MlflowClient, name: str) -> None:
 
 
 class BenchmarkRun:
-    """The parent run of one benchmark in MLflow; under it, a child for each trial.
+    """The parent run of one benchmark in MLflow. Each trial is a child run of it.
 
-    As a context manager, it closes the run with how the block ended. A trial goes on while the store does
-    not answer, and what is written of it waits on disk: see `paceline.benchmarks.trials.outbox`.
+    As a context manager, it closes the run with a status according to how the block ended. A trial
+    continues while the store does not answer. Its writes then wait on disk, see
+    `paceline.benchmarks.trials.outbox`.
 
     Args:
-        client: of the store.
-        name: of the benchmark, and of the experiment.
-        benchmark_id: a run of that id is gone on with.
-        about: what the records of its trials have in common: `paceline.benchmarks.trials.runner.prepare`.
-        note: is told when the store stops to answer and when it answers again.
+        client: a client of the store.
+        name: the name of the benchmark and of its experiment.
+        benchmark_id: the identity of the benchmark. An existing run with this identity is continued.
+        about: what the records of its trials have in common, the result of
+            `paceline.benchmarks.trials.runner.prepare`.
+        note: a function that is called with a message when the store stops answering and when it answers
+            again.
 
     Attributes:
-        failed: whether a trial failed; the block sets it.
+        failed: whether a trial failed. The block sets it.
     """
 
     def __init__(
@@ -105,23 +112,23 @@ class BenchmarkRun:
         found = self.client.get_experiment_by_name(name)
         if found is not None:
             return str(found.experiment_id)
-        # Artifacts lie beside a local store, wherever the command was started; a tracking server has a
-        # place of its own for them.
+        # The artifacts of a local store are in the folder of the store, wherever the command is started.
+        # A tracking server has its own place for them.
         scheme, _, file = self.client.tracking_uri.partition(":///")
         folder = (Path(file).resolve().parent if scheme == "sqlite" else home()) / "mlartifacts"
         root = os.environ.get("PACELINE_ARTIFACTS") or folder.as_uri()
         location = None if scheme.startswith("http") else f"{root}/{quote(name)}"
-        # The page then opens on training runs, not on traces of language models.
+        # With this tag, the page opens on training runs and not on traces of language models.
         tags = {"mlflow.experimentKind": "custom_model_development"}
         return str(self.client.create_experiment(name, location, tags))
 
     def _abandon_stale(self) -> None:
-        """Closes the runs of processes that are gone."""
+        """Closes the runs of processes that have ended."""
         for run in self.client.search_runs([self.experiment_id], "attributes.status = 'RUNNING'"):
             process = run.data.tags.get(PROCESS)
             if process is None or not is_gone(
                 process
-            ):  # somebody else's run, or a living process's
+            ):  # the run is not Paceline's, or its process still runs
                 continue
             if run.data.tags.get(KIND) in ("trial", "tuning"):
                 self.fail(run.info.run_id, "interrupted: the process that ran it is gone", "KILLED")
@@ -148,7 +155,7 @@ class BenchmarkRun:
             self.outbox.settle()
 
     def describe(self, benchmark: Benchmark, trials: dict[str, Trial], **more: Any) -> None:
-        """Stores what is run, on what, and which trials belong to it."""
+        """Stores the benchmark, its environment and data, and the list of its trials."""
         task = benchmark.workload.task.cls
         content = {
             "name": self.name,
@@ -167,8 +174,8 @@ class BenchmarkRun:
         self.outbox.log_file(self.run_id, BENCHMARK_FILE, _json(content))
 
     def nested(self, study: str, title: str) -> str:
-        """The run of a study, made where there is none; its trials are nested in it."""
-        # Compared here: a filter of MLflow cannot hold every name.
+        """Returns the run of a study and creates it if needed. The study's trials are nested in it."""
+        # The name is compared here because not every name is valid in a filter of MLflow.
         for run in search(self.client, self.name, paceline__kind="study"):
             if run.data.tags.get(STUDY) == study:
                 return str(run.info.run_id)
@@ -178,7 +185,7 @@ class BenchmarkRun:
         return self.outbox.id_of(run_id)
 
     def finished_trials(self) -> set[str]:
-        """The ids of the trials that have finished, under this benchmark or another of its name."""
+        """Returns the ids of the finished trials of this benchmark and of others with its name."""
         self.outbox.settle()
         runs = trial_runs(self.client, self.name)
         return {trial_id for trial_id, run in runs.items() if run.info.status == "FINISHED"}
@@ -186,7 +193,7 @@ class BenchmarkRun:
     def start(
         self, trial: Trial, trial_id: str, kind: str = "trial", under: str | None = None
     ) -> str:
-        """Opens the run of a trial, nested in run `under` or the parent, and returns its id."""
+        """Opens the run of a trial and returns its id. It is nested in run `under` or in the parent."""
         data = self.about["data"]
         tags = {
             KIND: kind,
@@ -209,8 +216,8 @@ class BenchmarkRun:
     def point(self, run_id: str, started: float, point: dict[str, float]) -> None:
         """Adds one evaluation to a trial's curve.
 
-        The timestamp is the trial's start plus its training time, so that the time axis of the MLflow
-        page shows training seconds, with evaluation off the clock.
+        The timestamp is the trial's start plus its training time. So the time axis of the MLflow page
+        shows training seconds, without the time of evaluations.
         """
         stamp = int(1000 * (started + point["train_seconds"]))
         step = int(point["step"])
@@ -226,7 +233,7 @@ class BenchmarkRun:
     ) -> None:
         """Ends a trial with its figures, its record and its predictions on the first rows."""
         stamp = int(1000 * time.time())
-        # What the curve has as well is there already, at its own steps.
+        # The figures that are also in the curve have been logged already, at their own steps.
         new = {name: value for name, value in figures.items() if name not in CURVE}
         self.outbox.log(run_id, [(k, float(v), stamp, 0) for k, v in new.items()])
         self.outbox.log_file(run_id, RECORD_FILE, _json(record))
@@ -237,7 +244,7 @@ class BenchmarkRun:
     def fail(
         self, run_id: str, reason: str, status: str = "FAILED", details: str | None = None
     ) -> None:
-        """Ends a trial with its reason; `details`, a traceback or a log, becomes an artifact."""
+        """Ends a failed trial with the reason. `details`, a traceback or a log, becomes an artifact."""
         self.outbox.log(run_id, tags={FAILURE: masked(reason)[:TAG_LIMIT]})
         if details:
             self.outbox.log_file(run_id, "failure.txt", masked(details).encode())
@@ -256,7 +263,7 @@ def _json(content: dict[str, Any]) -> bytes:
 
 
 def _dataset(trial: Trial, data: dict[str, Any]) -> dict[str, str]:
-    """The data as the MLflow page shows them: name, digest, where they are from, and facts."""
+    """Returns the data as the MLflow page shows them: name, digest, source and facts."""
     plugin = trial.workload.data
     path = plugin.arguments.get("path")
     facts = {k: v for k, v in data.items() if k not in ("name", "fingerprint")}
@@ -270,7 +277,7 @@ def _dataset(trial: Trial, data: dict[str, Any]) -> dict[str, str]:
 
 
 def _flat(trial: Trial) -> dict[str, Any]:
-    """The configuration of a trial as flat names, hyper-parameters without a prefix."""
+    """Returns the configuration of a trial with flat names. Hyper-parameters have no prefix."""
     scale = {
         k: getattr(trial, k) for k in ("workers", "batch_size", "zero_stage", "threads", "seed")
     }

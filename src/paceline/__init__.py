@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from paceline.lightning_modules.backend.task import Task
     from paceline.reports.measures.results import Results
 
-# Imported when they are first used: torch and MLflow take seconds.
+# These names are imported at their first use, because importing torch and MLflow takes seconds.
 _MODULES = {
     "Algorithm": "paceline.lightning_modules.backend.algorithm",
     "Choice": "paceline.lightning_modules.backend.search",

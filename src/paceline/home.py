@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
-LONGEST_TEMPORARY = 75  # bytes: a socket's path has 107, of which multiprocessing adds 32
+LONGEST_TEMPORARY = 75  # bytes: the path of a socket may have 107, and multiprocessing adds 32
 
 
 class HomeError(OSError):
@@ -14,10 +14,10 @@ class HomeError(OSError):
 
 
 def home() -> Path:
-    """The folder of the state: `PACELINE_HOME` if it is set, else the current folder.
+    """Returns the folder of the state: `PACELINE_HOME` if it is set, else the current folder.
 
     Raises:
-        HomeError: the current folder does not exist any more.
+        HomeError: if the current folder no longer exists.
     """
     try:
         return Path(os.environ.get("PACELINE_HOME") or ".").expanduser().resolve()
@@ -28,10 +28,10 @@ def home() -> Path:
 
 
 def writable_home() -> Path:
-    """The folder of the state, created if it is missing.
+    """Returns the folder of the state, and creates it if it is missing.
 
     Raises:
-        HomeError: it cannot be created or written to.
+        HomeError: if the folder cannot be created or written to.
     """
     folder = home()
     try:
@@ -47,10 +47,13 @@ def writable_home() -> Path:
 
 
 def make_ready() -> None:
-    """Makes this process's surroundings serve for running trials, before anything is imported for them.
+    """Prepares the environment of this process for running trials.
+
+    Call it before importing any module that trials need.
 
     Raises:
-        HomeError: they cannot; the message says what to set.
+        HomeError: if the folder of the state or the folder for temporary files cannot be used. The
+            message says what to set.
     """
     folder = writable_home()
     temporary = tempfile.gettempdir()
@@ -59,10 +62,10 @@ def make_ready() -> None:
             f"the path of the folder for temporary files, {temporary}, is too long for the sockets in it;"
             f" set TMPDIR to one of at most {LONGEST_TEMPORARY} characters"
         )
-    os.environ["PYTHONUTF8"] = "1"  # for the ranks, which may print anything, whatever the locale
+    os.environ["PYTHONUTF8"] = "1"  # ranks may print any character, in any locale
     try:
         pwd.getpwuid(os.getuid())
-    except KeyError:  # in a container, a user may be a number alone; torch asks for a name
+    except KeyError:  # a user in a container may have no name, and torch needs one
         os.environ.setdefault("USER", str(os.getuid()))
     caches = {
         "NUMBA_CACHE_DIR": "numba",
@@ -75,10 +78,10 @@ def make_ready() -> None:
 
 
 def default_store() -> str:
-    """The URI of MLflow's store: `MLFLOW_TRACKING_URI` if it is set, else a sqlite file."""
+    """Returns the URI of the MLflow store: `MLFLOW_TRACKING_URI` if it is set, else a sqlite file."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
 
 
 def default_studies() -> str:
-    """Where Optuna keeps its studies: `PACELINE_STUDIES` if it is set, else a journal file."""
+    """Returns the storage of Optuna's studies: `PACELINE_STUDIES` if it is set, else a journal file."""
     return os.environ.get("PACELINE_STUDIES") or str(home() / "studies.journal")
