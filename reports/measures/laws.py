@@ -48,7 +48,7 @@ def fewest(law: Law) -> int:
     """The fewest different numbers of workers, including 1, to which a law can be fitted and be wrong.
 
     Every law passes through the point of one worker. Each parameter lets it pass through one more
-    point. With fewer points than this, the fit would always be perfect.
+    point. With fewer numbers of workers, a perfect fit would be no evidence for the law.
     """
     return law.__code__.co_argcount + 1
 
