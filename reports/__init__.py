@@ -1,1 +1,1 @@
-"""Results and the report: a pure function of what MLflow holds."""
+"""Results and reports. Both depend only on what MLflow holds."""

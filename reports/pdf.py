@@ -1,4 +1,4 @@
-"""The report of a benchmark as a PDF: a pure function of what MLflow holds of it."""
+"""Writes the report of a benchmark as a PDF. The report depends only on what MLflow holds."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -23,13 +23,13 @@ REASON_LIMIT = 600
 
 
 def write(results: Results, path: Path) -> list[Path]:
-    """Writes the report to `path`, and its figures as SVG into a folder of the same name beside it.
+    """Writes the report to `path` and its figures as SVG files to a folder of the same name beside it.
 
-    The same results give the same bytes. A figure that an earlier call left and these
-    results do not give is removed.
+    The same results give the same bytes. The function removes figures of an earlier call that these
+    results do not have.
 
     Returns:
-        The PDF, then the figures.
+        The path of the PDF, then the paths of the figures.
     """
     figures, reasons = draw(results)
     pdf = typst.compile(
@@ -51,7 +51,12 @@ def write(results: Results, path: Path) -> list[Path]:
 def draw(
     results: Results, functions: Mapping[str, Callable[[Results], Figure]] | None = None
 ) -> tuple[dict[str, bytes], dict[str, str]]:
-    """The figures that can be drawn, as SVG by name, and why each of the others cannot."""
+    """Draws the figures of a report.
+
+    Returns:
+        The figures that can be drawn, as SVG by name, and for each other figure the reason why it
+        cannot be drawn.
+    """
     figures, reasons = {}, {}
     for name, function in (functions or figures_of(results)).items():
         try:
@@ -62,7 +67,7 @@ def draw(
 
 
 def inputs(results: Results, figures: dict[str, bytes], reasons: dict[str, str]) -> dict[str, str]:
-    """What the template is given: one JSON text, so that nothing in it is read as markup."""
+    """The input of the template. It is one JSON text, so that Typst reads none of it as markup."""
     told = captions(results)
     content = {
         "title": _title(results),
@@ -99,7 +104,7 @@ def _title(results: Results) -> str:
 
 
 def _trials(results: Results) -> dict[str, Any]:
-    """Every planned trial with how it ended."""
+    """The table of all planned trials, with how each one ended."""
     rows = []
     for _, trial in results.trials.iterrows():
         crowded = "†" if trial["oversubscribed"] is True else ""
@@ -144,7 +149,7 @@ def _cell(value: Any, shown: Format) -> str:
 
 
 def _remark(trial: "pd.Series[Any]") -> str | None:
-    """What stands under a trial's row: the remarks on it, or why it did not finish."""
+    """The text under a trial's row: the remarks on it, or the reason why it did not finish."""
     if trial["status"] == "FINISHED":
         return None if pd.isna(trial["remarks"]) else str(trial["remarks"])
     if trial["status"] == "MISSING":

@@ -1,1 +1,1 @@
-"""How the figures of a report are drawn."""
+"""The figures of a report."""

@@ -1,4 +1,4 @@
-"""The figures of a report by name, drawn from what MLflow holds of a benchmark."""
+"""The figures of a report by name. They are drawn from what MLflow holds of a benchmark."""
 
 import io
 from collections.abc import Callable
@@ -26,13 +26,13 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
     "residuals": diagnostics.residuals,
     "divergence": diagnostics.divergence,
 }
-# Those that compare times, drawn a second time with modelled ones where measured ones do not tell.
+# The figures that compare times. They are drawn again with modelled times if measured times say nothing.
 TIMED: dict[str, Callable[[Results, Timing], Figure]] = {
     "efficiency": scaling.efficiency,
     "pareto": pareto.pareto,
     "speedup": scaling.speedup,
 }
-MODELLED = "_modelled"  # what then ends their name
+MODELLED = "_modelled"  # the suffix of the name of such a second figure
 OF_A_SWEEP: dict[str, Callable[[Results], Figure]] = {
     "tuning_history": tuning.history,
     "tuning_importance": tuning.importance,
@@ -44,7 +44,7 @@ EVERY_NAME = [*FIGURES, *(name + MODELLED for name in TIMED), *OF_A_SWEEP]
 
 
 def figures_of(results: Results) -> dict[str, Callable[[Results], Figure]]:
-    """The figures that a report of these results has, those of a sweep last."""
+    """The figures that a report of these results has. Those of a sweep come last."""
     found: dict[str, Callable[[Results], Figure]] = {}
     for name, draw in FIGURES.items():
         found[name] = draw
@@ -58,10 +58,12 @@ def _with_modelled_times(draw: Callable[[Results, Timing], Figure], results: Res
 
 
 def svg(draw: Callable[[Results], Figure], results: Results) -> bytes:
-    """A figure as SVG, the same bytes for the same results whatever the person's matplotlib style.
+    """Draws a figure as SVG.
+
+    The same results give the same bytes, whatever matplotlib style the user has set.
 
     Raises:
-        NothingToDraw: the results hold nothing to draw.
+        NothingToDraw: the results have nothing that this figure can show.
     """
     buffer = io.BytesIO()
     with matplotlib.style.context(["default", STYLE]):

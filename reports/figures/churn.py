@@ -1,4 +1,4 @@
-"""Churn between the retrains of every configuration, as a matrix."""
+"""A matrix of the churn between configurations."""
 
 from textwrap import fill
 from typing import Any
@@ -13,7 +13,7 @@ from paceline.reports.measures.retrains import mean_churn, served
 
 
 def churn_matrix(results: Results) -> Figure:
-    """Churn between retrains of every configuration, and between any two of them.
+    """Draws the churn between every two configurations, and on the diagonal between retrains of one.
 
     Raises:
         NothingToDraw: no configuration has predictions of several seeds.

@@ -1,4 +1,4 @@
-"""The validation loss of a trial while it trains, against what its training costs."""
+"""The validation loss during training against steps, examples, seconds and bytes."""
 
 import math
 
@@ -32,11 +32,11 @@ from paceline.reports.measures.groups import (
 from paceline.reports.measures.results import Results
 
 ROW_HEIGHT = 2.5  # inches
-SHOWN = 0.85  # the part of all evaluations whose loss is below the top of the axes, at least
+SHOWN = 0.85  # at least this fraction of all evaluations lies below the top of the axes
 
 
 def loss_against_steps(results: Results) -> Figure:
-    """Validation loss of every algorithm against steps, a panel for each number of workers.
+    """Draws the validation loss of every algorithm against steps, with a panel for each worker count.
 
     Raises:
         NothingToDraw: no trial got as far as its first evaluation.
@@ -45,7 +45,7 @@ def loss_against_steps(results: Results) -> Figure:
 
 
 def loss_against_examples(results: Results) -> Figure:
-    """Validation loss against the examples that all workers together have trained on.
+    """Draws the validation loss against the examples on which all workers together have trained.
 
     Raises:
         NothingToDraw: no trial got as far as its first evaluation.
@@ -54,7 +54,7 @@ def loss_against_examples(results: Results) -> Figure:
 
 
 def loss_against_seconds(results: Results) -> Figure:
-    """Validation loss against training time in seconds, evaluation excluded.
+    """Draws the validation loss against training time in seconds, without evaluation.
 
     Raises:
         NothingToDraw: no trial got as far as its first evaluation.
@@ -63,7 +63,7 @@ def loss_against_seconds(results: Results) -> Figure:
 
 
 def loss_against_bytes(results: Results) -> Figure:
-    """Validation loss against the bytes that a worker has sent, on a logarithmic axis.
+    """Draws the validation loss against the bytes that a worker has sent, on a logarithmic axis.
 
     Raises:
         NothingToDraw: no trial got as far as its first evaluation, or none sent anything.
@@ -121,9 +121,10 @@ def _loss(results: Results, x: str, xlabel: str, log: bool = False) -> Figure:
 
 
 def _by_workers(curves: pd.DataFrame) -> dict[int, pd.DataFrame]:
-    """The rows of each panel: those on a number of workers, and the baseline's in every one.
+    """The rows of each panel: the curves with that number of workers, and the baseline's.
 
-    The baseline on its fewest workers has a panel of its own only where nothing else was run.
+    Every panel shows the baseline on its fewest workers. This baseline has a panel of its own only if
+    nothing else was run.
     """
     base = curves[curves["algorithm"] == "baseline"]
     base = base[base["workers"] == base["workers"].min()]
@@ -137,7 +138,7 @@ def _by_workers(curves: pd.DataFrame) -> dict[int, pd.DataFrame]:
 
 
 def _draw_trials(axes: Axes, results: Results, curve: pd.DataFrame, x: str, look: Look) -> None:
-    """The mean of the trials of a configuration that finished; each other one is drawn alone."""
+    """Draws the mean of the finished trials of a configuration, and each other trial on its own."""
     whole = curve["run_id"].isin(finished(results)["run_id"])
     for run_id in curve.loc[~whole, "run_id"].unique():
         own = curve[curve["run_id"] == run_id]
@@ -148,9 +149,10 @@ def _draw_trials(axes: Axes, results: Results, curve: pd.DataFrame, x: str, look
 
 
 def draw_mean(axes: Axes, curve: pd.DataFrame, x: str, y: str, look: Look) -> None:
-    """The mean over seeds, and a band from the least to the greatest where there are several.
+    """Draws the mean over seeds and, if there are several, a band from the least to the greatest.
 
-    Evaluations are matched by their order: ranks that run free evaluate at other steps each time.
+    Evaluations are matched by their order and not by their step, because asynchronous ranks evaluate at
+    different steps in each trial.
     """
     at = curve.groupby(curve.groupby("run_id").cumcount())
     means, loss = at[x].mean(), at[y].agg(["mean", "min", "max"])
@@ -164,12 +166,12 @@ def draw_mean(axes: Axes, curve: pd.DataFrame, x: str, y: str, look: Look) -> No
         linestyle=look.line,
         marker=look.marker,
         mfc=look.fill,
-        markevery=(last % every, every),  # counted from the end, so that the last has one
+        markevery=(last % every, every),  # counted from the end, so that the last point has a mark
     )
 
 
 def _levels(results: Results) -> list[Label]:
-    """The target, if any, and of data whose truth is known the lowest loss that any model can reach."""
+    """The target, if there is one, and the lowest loss that any model can reach, if it is known."""
     levels = []
     if (goal := target(results)) is not None:
         levels.append(Label(goal, f"target {goal:g}", Look(GREY, line="--")))
@@ -182,9 +184,9 @@ def _levels(results: Results) -> list[Label]:
 def _focus(
     losses: "pd.Series[float]", goal: float | None, levels: list[Label]
 ) -> tuple[float, float]:
-    """Limits that tell the losses near the target, or the lower ones, apart.
+    """Limits of the vertical axis that separate the losses near the target, or else the lower losses.
 
-    The first, high losses are cut off, and the Bayes loss stays outside where it is far below.
+    The first, high losses are cut off. A Bayes loss far below the others stays outside.
     """
     goals = [] if goal is None else [goal]
     low = min(float(losses.min()), *goals, math.inf)
@@ -198,17 +200,17 @@ def _focus(
 
 
 def _within(level: Label, low: float) -> Label:
-    """The label of a level, at the lower edge where the level itself lies below it."""
+    """The label of a level. A level below the axis has its label at the lower edge."""
     return level if level.height >= low else Label(low, f"{level.text}, below", level.look)
 
 
 def _right_end(curves: pd.DataFrame, x: str) -> float:
-    """Where the axis ends: a baseline that goes on for much longer than the others is cut off."""
+    """The right end of the axis. A baseline that runs much longer than the others is cut off."""
     own = curves[curves["algorithm"] != "baseline"]
     longest, end = float(curves[x].max()), float(own[x].max())
     return 1.04 * (end if longest > 1.5 * end else longest)
 
 
 def short_number(value: float, _: object) -> str:
-    """`1,500`, `300k`."""
+    """Formats a number for an axis, e.g. `1,500` or `300k`."""
     return f"{value / 1000:,g}k" if abs(value) >= 10_000 else f"{value:,g}"

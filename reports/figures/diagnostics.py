@@ -1,4 +1,4 @@
-"""What the algorithms report of their own exchanges: staleness, residuals, divergence."""
+"""Figures that algorithms report about their own exchanges: staleness, residuals, divergence."""
 
 from collections import Counter
 from dataclasses import replace
@@ -25,13 +25,13 @@ BARS = 40  # at most, in a histogram
 
 
 def staleness(results: Results) -> Figure:
-    """How stale the gradients were that Downpour's parameter servers applied, with their mean.
+    """Draws the staleness of the gradients that Downpour's parameter servers applied, and its mean.
 
     The staleness of a push is the number of updates that its shard has made since the worker fetched
-    the weights. Pushes to all shards and of all seeds are counted together.
+    the weights. Pushes to all shards and from all seeds are counted together.
 
     Raises:
-        NothingToDraw: no trial that finished recorded it.
+        NothingToDraw: no finished trial recorded the staleness.
     """
     counted: dict[tuple[str, int], Counter[int]] = {}
     for algorithm, workers, trials in configurations(finished(results)):
@@ -62,8 +62,9 @@ def staleness(results: Results) -> Figure:
             textcoords="offset points",
             color=colour,
         )
-    first = drawn[counts[0]]  # whose y axis the others share
-    first.set_ylim(0, 1.25 * first.get_ylim()[1])  # room for the means; no share is above all
+    first = drawn[counts[0]]  # the other panels share its y axis
+    first.set_ylim(0, 1.25 * first.get_ylim()[1])  # room for the labels of the means
+    # A share cannot exceed 100 %.
     first.set_yticks([tick for tick in first.get_yticks() if tick <= min(100, first.get_ylim()[1])])
     for i, axes in enumerate(drawn.values()):
         axes.set_xlim(-0.6, max(stalest, 3) + 0.6)
@@ -75,7 +76,7 @@ def staleness(results: Results) -> Figure:
 
 
 def residuals(results: Results) -> Figure:
-    """The primal and the dual residual of consensus ADMM against steps, on logarithmic axes.
+    """Draws the primal and the dual residual of consensus ADMM against steps, on a logarithmic axis.
 
     Raises:
         NothingToDraw: no trial reported them.
@@ -86,7 +87,7 @@ def residuals(results: Results) -> Figure:
 
 
 def divergence(results: Results) -> Figure:
-    """How far the replicas of model averaging are from their average, against steps.
+    """Draws the distance of the replicas of model averaging from their average, against steps.
 
     Raises:
         NothingToDraw: no trial reported it.
@@ -96,7 +97,7 @@ def divergence(results: Results) -> Figure:
 
 
 def _pushes(record: dict[str, Any]) -> Counter[int]:
-    """How many pushes to the shards of a trial had each staleness."""
+    """The number of pushes to the shards of a trial, by staleness."""
     pushes: Counter[int] = Counter()
     for rank in record.get("result", {}).get("ranks", []):
         for value, count in rank.get("algorithm", {}).get("staleness", {}).items():
@@ -111,14 +112,14 @@ def _against_steps(
     lines: dict[str, str],
     marks: list[Line2D] | None = None,
 ) -> Figure:
-    """Metrics that only some algorithms report, against steps.
+    """Draws metrics that only some algorithms report, against steps.
 
     Args:
-        results: what is drawn.
-        title: what it shows.
-        ylabel: of the logarithmic vertical axis.
-        lines: a line style for each metric.
-        marks: what the line styles mean, for the legend.
+        results: the results to draw.
+        title: the title of the figure.
+        ylabel: the label of the logarithmic vertical axis.
+        lines: the line style of each metric.
+        marks: entries of the legend that explain the line styles.
     """
     metrics = list(lines)
     curves = results.curves.reindex(columns=[*results.curves.columns.union(metrics)])

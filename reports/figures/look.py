@@ -1,4 +1,4 @@
-"""How figures look: their colours, marks, frames and labels, the same in each of them."""
+"""The look of the figures: colours, marks, frames and labels. All figures share it."""
 
 import math
 from collections.abc import Iterable
@@ -24,10 +24,10 @@ from paceline.reports.measures.results import Results
 
 WIDTH, HEIGHT = 6.7, 2.9  # inches: the text width of an A4 page
 PANELS_A_ROW = 3
-TICKS = 9  # on a logarithmic axis, at most
+TICKS = 9  # the most ticks on a logarithmic axis
 BASELINE_COLOUR, BASELINE_MARKER = "#000000", "o"
-# Safe for the colour-blind: Okabe and Ito's colours, without the yellow that fades on white, then
-# wine, olive and indigo of Tol's muted scheme.
+# Colours for colour-blind readers. First come Okabe and Ito's colours without yellow, which is hard to
+# see on white. Then come wine, olive and indigo of Tol's muted scheme.
 COLOURS = [
     "#0072B2",
     "#D55E00",
@@ -39,7 +39,7 @@ COLOURS = [
     "#999933",
     "#332288",
 ]
-# As many as share no divisor with the colours, so that the pairs repeat only after all of them.
+# The numbers of markers and colours are coprime, so no pair repeats before all pairs are used.
 MARKERS = ["s", "^", "D", "v", "P", "<", ">", "X", "p", "h", "*"]
 LINE_STYLES: list[Any] = ["-", "--", "-.", (0, (5, 1, 1, 1, 1, 1))]
 GREY = "#666666"
@@ -54,7 +54,7 @@ STYLE = {
     "figure.constrained_layout.use": True,
     "figure.titlesize": 8,
     "figure.titleweight": "bold",
-    "font.family": "DejaVu Sans",  # matplotlib's own, the same on every machine
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so it is the same on every machine
     "font.size": 7.5,
     "grid.color": "#e6e6e6",
     "grid.linewidth": 0.6,
@@ -63,8 +63,8 @@ STYLE = {
     "lines.linewidth": 1.3,
     "lines.markersize": 4,
     "svg.fonttype": "path",
-    "svg.hashsalt": "paceline",  # ids of elements would differ from one call to the next
-    "text.parse_math": False,  # a $ in a name is a $
+    "svg.hashsalt": "paceline",  # without it, ids of elements differ from call to call
+    "text.parse_math": False,  # a $ in a name does not start a formula
     "xtick.labelsize": 7.5,
     "ytick.labelsize": 7.5,
 }
@@ -72,9 +72,9 @@ STYLE = {
 
 @dataclass(frozen=True)
 class Look:
-    """How an algorithm on a number of workers is drawn, the same in every figure.
+    """The look of a configuration. It is the same in every figure.
 
-    Colour, marker and line are the algorithm's. Marks are hollow where there were more ranks than
+    Colour, marker and line belong to the algorithm. Marks are hollow if there were more ranks than
     cores.
     """
 
@@ -88,13 +88,13 @@ class Look:
         return "white" if self.hollow else self.colour
 
     def handle(self, label: str) -> Line2D:
-        """The entry of a legend: the algorithm's own line and full mark."""
+        """The entry of a legend: the algorithm's line with a filled mark."""
         return Line2D([], [], color=self.colour, marker=self.marker, ls=self.line, label=label)
 
 
 @dataclass(frozen=True)
 class Label:
-    """A name to be written beside the axes, near `height` in data units."""
+    """A name to write beside the axes, near `height` in data units."""
 
     height: float
     text: str
@@ -116,7 +116,7 @@ def looks(results: Results) -> dict[tuple[str, int], Look]:
 
 
 def panel(results: Results, title: str, height: float = HEIGHT) -> tuple[Figure, Axes]:
-    """A figure of one panel; `height` in inches."""
+    """Makes a figure with one panel. `height` is in inches."""
     figure = Figure(figsize=(WIDTH, height))
     _head(figure, results, title)
     return figure, figure.add_subplot()
@@ -125,14 +125,14 @@ def panel(results: Results, title: str, height: float = HEIGHT) -> tuple[Figure,
 def panels(
     results: Results, title: str, number: int, height: float, sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of several panels, `PANELS_A_ROW` side by side.
+    """Makes a figure with several panels, `PANELS_A_ROW` side by side.
 
     Args:
-        results: what is drawn.
-        title: what it shows.
-        number: of panels.
-        height: of a row of panels, inches.
-        sharey: whether all have the same vertical axis.
+        results: the results to draw.
+        title: the title of the figure.
+        number: the number of panels.
+        height: the height of a row of panels, in inches.
+        sharey: whether all panels have the same vertical axis.
     """
     columns = min(number, PANELS_A_ROW)
     rows = -(-number // columns)
@@ -147,13 +147,13 @@ def panels(
 def panels_by_workers(
     results: Results, title: str, counts: list[int], height: float
 ) -> tuple[Figure, dict[int, Axes]]:
-    """A figure with a panel for each number of workers, all with the same vertical axis.
+    """Makes a figure with a panel for each number of workers. All panels share the vertical axis.
 
     Args:
-        results: what is drawn.
-        title: what it shows.
+        results: the results to draw.
+        title: the title of the figure.
         counts: the numbers of workers.
-        height: of a row of panels, inches.
+        height: the height of a row of panels, in inches.
     """
     figure, drawn = panels(results, title, len(counts), height, sharey=True)
     full = crowded(results)
@@ -164,7 +164,7 @@ def panels_by_workers(
 
 
 def _head(figure: Figure, results: Results, title: str) -> None:
-    # A figure is also looked at alone, so it says itself where it comes from.
+    # Readers also see a figure without its report, so the title names the benchmark.
     source = results.benchmark["name"]
     if results.benchmark["data"]["synthetic"]:
         source += ", synthetic data"
@@ -172,7 +172,7 @@ def _head(figure: Figure, results: Results, title: str) -> None:
 
 
 def legend(figure: Figure, handles: list[Line2D], note: str = "") -> None:
-    """One legend for all panels, under them and in as many columns as fit; `note` stands above it."""
+    """Adds one legend for all panels below them, in as many columns as fit, with `note` above it."""
     longest = max(len(str(handle.get_label())) for handle in handles)
     columns = max(1, min(len(handles), int(WIDTH / (0.55 + 0.066 * longest))))
     rows = -(-len(handles) // columns)
@@ -204,7 +204,7 @@ def hollow_handle() -> Line2D:
 
 
 def workers_axis(axes: Axes, counts: list[int]) -> None:
-    """Workers on a logarithmic horizontal axis, with a number at each count and no other."""
+    """Sets a logarithmic horizontal axis of workers, with a tick at each count and no other."""
     axes.set_xscale("log", base=2)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(counts, [str(count) for count in counts])
@@ -213,9 +213,9 @@ def workers_axis(axes: Axes, counts: list[int]) -> None:
 
 
 def readable_log_ticks(axes: Axes) -> None:
-    """Numbers on a logarithmic vertical axis, at least four where its limits leave room.
+    """Sets readable ticks on a logarithmic vertical axis, at least four if the limits leave room.
 
-    Call when the limits are final.
+    Call it when the limits are final.
     """
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
@@ -228,7 +228,7 @@ def readable_log_ticks(axes: Axes) -> None:
     shown: list[float] = []
     for tick in sorted(
         ticks, key=lambda tick: -tick
-    ):  # below a power of ten they lie close together
+    ):  # ticks just below a power of ten lie close together
         if not shown or math.log(shown[-1] / tick) > math.log(high / low) / TICKS:
             shown.append(tick)
     axes.yaxis.set_major_locator(FixedLocator(shown[::-1]))
@@ -237,14 +237,14 @@ def readable_log_ticks(axes: Axes) -> None:
 
 
 def write_beside(axes: Axes, labels: list[Label], inches: float) -> None:
-    """Writes labels right of the axes, each as near to its height as the others leave room.
+    """Writes labels to the right of the axes, each as near to its height as the others allow.
 
     Args:
-        axes: whose limits are final.
-        labels: what is written.
-        inches: height of the axes, roughly.
+        axes: the axes. Their limits must be final.
+        labels: the labels to write.
+        inches: the approximate height of the axes.
     """
-    axes.set_ylim(axes.get_ylim())  # labels are placed by these limits
+    axes.set_ylim(axes.get_ylim())  # the positions of the labels depend on these limits
     to_axes = axes.transData + axes.transAxes.inverted()
     placed = sorted((to_axes.transform((1, label.height))[1], i) for i, label in enumerate(labels))
     heights = spread([height for height, _ in placed], gap=0.15 / inches)
@@ -272,14 +272,14 @@ def write_beside(axes: Axes, labels: list[Label], inches: float) -> None:
 
 
 def spread(wanted: list[float], gap: float) -> list[float]:
-    """Heights in [0, 1] at least `gap` apart, nearest to those wanted in the least squares.
+    """Heights in [0, 1] that are at least `gap` apart and nearest to the wanted ones in least squares.
 
-    Less the i gaps below it, the height of label i must only not decrease, which is an isotonic
-    regression.
+    Label i has i gaps below it. After these gaps are subtracted, the heights only have to be
+    non-decreasing. This is an isotonic regression.
 
     Args:
-        wanted: ascending.
-        gap: as a part of the whole height.
+        wanted: the wanted heights in ascending order.
+        gap: the least distance, as a fraction of the whole height.
     """
     levels = isotonic_regression([height - i * gap for i, height in enumerate(wanted)]).x
     highest = max(0.0, 1 - gap * (len(wanted) - 1))

@@ -1,4 +1,4 @@
-"""Which configurations nothing beats in both time and bytes."""
+"""The Pareto front of time and bytes to the target."""
 
 from collections.abc import Iterable
 from itertools import pairwise, product
@@ -37,20 +37,20 @@ DISTANCES = [7, 12, 18, 26, 36, 48, 62, 80]  # points from a mark to its label
 
 
 def pareto(results: Results, times: Timing = MEASURED) -> Figure:
-    """Seconds to the target against bytes that a worker sends until then, a mark a configuration.
+    """Draws seconds to the target against bytes that a worker sends until then.
 
-    The front joins the configurations that no other beats in both.
+    Each configuration has one mark. The front joins the configurations that no other beats in both.
 
     Raises:
-        NothingToDraw: no configuration that may be ranked, with such times, reached the target with
-            every seed.
+        NothingToDraw: no configuration reached the target with every seed, may be ranked and has times
+            of this kind.
     """
     if target(results) is None:
         raise NothingToDraw("the workload has no target")
     reached = [group for group in ranked(results) if not timed(group[2], times).empty]
     if not reached:
         raise NothingToDraw(_nobody(results, times))
-    height = max(3.3, 2.2 + 0.07 * len(reached))  # the more names, the more room for them
+    height = max(3.3, 2.2 + 0.07 * len(reached))  # more names need more room
     figure, axes = panel(results, f"time ({times.how}) and bytes to the target", height)
     columns = [times.seconds, "bytes_to_target"]
     points = {(a, n): tuple(rows[columns].astype(float).mean()) for a, n, rows in reached}
@@ -83,7 +83,7 @@ def pareto(results: Results, times: Timing = MEASURED) -> Figure:
 
 
 def _nobody(results: Results, times: Timing) -> str:
-    """Why there is no mark."""
+    """The reason why the figure has no mark."""
     if not always_reached(results):
         return "no configuration reached the target in all its trials that ended"
     if not ranked(results):
@@ -92,7 +92,7 @@ def _nobody(results: Results, times: Timing) -> str:
 
 
 def _absent(results: Results, times: Timing) -> list[str]:
-    """The configurations that have no mark, by the reason why."""
+    """Sentences that list the configurations without a mark, one for each reason."""
     reached = {(a, n) for a, n, _ in always_reached(results)}
     reasons: dict[str, list[str]] = {}
     for algorithm, workers, rows in configurations(ended(results)):
@@ -109,7 +109,7 @@ def _absent(results: Results, times: Timing) -> list[str]:
 
 
 def _front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Those of the points than which no other has both less time and fewer bytes."""
+    """The points that no other point beats in both time and bytes."""
     front: list[tuple[float, float]] = []
     for point in sorted(points):
         if not front or point[1] < front[-1][1]:
@@ -118,7 +118,7 @@ def _front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _limits(axes: Axes, seconds: "pd.Series[float]", sent: "pd.Series[float]") -> None:
-    """Room round the points, on axes that show a zero of bytes beside their powers of ten."""
+    """Sets limits with room around the points. The axis of bytes shows 0 and powers of ten."""
     if seconds.max() > 10 * seconds.min():
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -146,13 +146,13 @@ def _write_at_marks(
     marks: dict[str, tuple[float, float, str]],
     lines: list[Segment],
 ) -> None:
-    """Writes each name as near to its mark as no other name, no mark and no line is in the way.
+    """Writes each name as near to its mark as possible, without overlapping names, marks or lines.
 
     Args:
-        figure: complete but for the names.
-        axes: whose limits are final.
+        figure: the figure, complete except for the names.
+        axes: the axes. Their limits must be final.
         marks: horizontal and vertical position in data units and colour, by name.
-        lines: upright and level ones, in data units.
+        lines: vertical and horizontal lines in data units.
     """
     figure.draw_without_rendering()  # constrained layout moves the axes
     point = figure.dpi / 72  # pixels
@@ -198,7 +198,7 @@ def _free_box(
     frame: Bbox,
     taken: list[Bbox],
 ) -> Bbox:
-    """The first box beside a mark that is free, or the last one tried; all lengths in pixels."""
+    """The first free box beside a mark, or the last one tried. All lengths are in pixels."""
     box = _box(place, width, height)
     for distance, (right, up) in product(DISTANCES, SIDES):
         away = point * distance * np.array([right, up]) + np.array([right * width, up * height]) / 2

@@ -1,4 +1,4 @@
-"""What more workers bring and what they cost: speed, efficiency, bytes, and which of them to choose."""
+"""Speedup, efficiency and bytes sent against the number of workers."""
 
 import math
 from collections.abc import Callable
@@ -42,15 +42,16 @@ from paceline.reports.measures.groups import (
 )
 from paceline.reports.measures.results import Results
 
-MISSED = 0.05  # the height of the crosses of trials that missed the target, from the edge
+MISSED = 0.05  # the distance from the edge of the crosses of trials that missed the target
 Values = Callable[[pd.DataFrame], "pd.Series[float]"]
 
 
 def speedup(results: Results, times: Timing = MEASURED) -> Figure:
-    """Examples per second relative to `reference`, against workers, beside the ideal line.
+    """Draws examples per second relative to `reference` against workers, with the ideal line.
 
     Raises:
-        NothingToDraw: no trial with such times finished, or all on the same number of workers.
+        NothingToDraw: no trial with times of this kind finished, or all of them ran on the same number
+            of workers.
     """
     trials, counts = _scaled(results, times)
     title = f"speedup of training throughput ({times.how}), {_scaling(results)}"
@@ -73,15 +74,17 @@ def speedup(results: Results, times: Timing = MEASURED) -> Figure:
 
 
 def efficiency(results: Results, times: Timing = MEASURED) -> Figure:
-    """Hardware efficiency, statistical efficiency and seconds to the target, against workers.
+    """Draws hardware efficiency, statistical efficiency and seconds to the target against workers.
 
-    Both efficiencies are relative to `reference`; the time to the target is as the one times the other.
-    A configuration of which a trial ended without the target has a cross at the edge of the last two
-    panels, in place of its mean where no trial reached it. Without a target there is the first panel
-    alone.
+    Both efficiencies are relative to `reference`. For a given number of workers, the time to the target
+    is roughly inversely proportional to their product. If a trial ended without the target, its
+    configuration has a cross at the edge of the last two panels. If no trial of the configuration
+    reached the target, the cross replaces the mean. If the workload has no target, the figure has only
+    the first panel.
 
     Raises:
-        NothingToDraw: no trial with such times finished, or all on the same number of workers.
+        NothingToDraw: no trial with times of this kind finished, or all of them ran on the same number
+            of workers.
     """
     trials, counts = _scaled(results, times)
     base = reference(trials)
@@ -138,7 +141,7 @@ def efficiency(results: Results, times: Timing = MEASURED) -> Figure:
 
 
 def bytes_sent(results: Results) -> Figure:
-    """Bytes that a worker sent in a whole trial, measured and expected.
+    """Draws the bytes that a worker sent in a whole trial, measured and expected.
 
     Raises:
         NothingToDraw: no trial on more than one worker finished.
@@ -156,7 +159,7 @@ def bytes_sent(results: Results) -> Figure:
     logarithmic = bool(shown) and max(shown) > 100 * min(shown)
     for row, (algorithm, workers, _) in enumerate(groups):
         look = looks(results)[algorithm, workers]
-        sent = measured[row] or (math.nan if logarithmic else 0.0)  # such an axis has no zero
+        sent = measured[row] or (math.nan if logarithmic else 0.0)  # a logarithmic axis has no zero
         axes.plot(expected[row], row, "|", color=GREY, markersize=13, markeredgewidth=1.6)
         mark: dict[str, Any] = {"color": look.colour, "mfc": look.fill, "ms": 5, "clip_on": False}
         axes.plot(sent, row, look.marker, **mark)
@@ -183,7 +186,7 @@ def _scaling(results: Results) -> str:
 
 
 def _scaled(results: Results, times: Timing) -> tuple[pd.DataFrame, list[int]]:
-    """The trials that finished and whose times mean something, and on how many workers, ascending."""
+    """The finished trials whose times are meaningful, and their numbers of workers in ascending order."""
     trials = timed(finished(results), times)
     counts = sorted(int(workers) for workers in trials["workers"].unique())
     crowded = len(trials) < len(finished(results))
@@ -196,9 +199,9 @@ def _scaled(results: Results, times: Timing) -> tuple[pd.DataFrame, list[int]]:
 
 
 def _side_by_side(trials: pd.DataFrame) -> list[tuple[float, str]]:
-    """Each algorithm with the factor that moves its marks beside those of the others.
+    """Each algorithm, with the factor that moves its marks beside those of the others.
 
-    The baseline and an algorithm alone stay where they are.
+    The baseline and a single algorithm are not moved.
     """
     labels = [label for label in trials["algorithm"].unique() if label != "baseline"]
     width = 0.5 if len(labels) > 1 else 0.0  # in doublings of the number of workers
@@ -215,7 +218,7 @@ def _draw_against_workers(
     """Draws the means over seeds of one algorithm, with bars from the least to the greatest.
 
     Returns:
-        The means by workers, without configurations that have no value.
+        The means by number of workers. Configurations without a value are left out.
     """
     means = {}
     for algorithm, workers, rows in sorted(configurations(trials), key=lambda group: group[1]):
@@ -240,7 +243,7 @@ def _draw_against_workers(
 
 
 def _draw_missed(axes: Axes, look: Look, at: float, title: str) -> None:
-    """A cross at the edge where a worse value would lie: no efficiency, or no end of time."""
+    """Draws a cross at the edge of the worse values: low efficiency or long time."""
     height = 1 - MISSED if title.startswith("time") else MISSED
     to_edge: Any = axes.get_xaxis_transform()
     axes.plot(at, height, "x", color=look.colour, mew=1.5, transform=to_edge, clip_on=False)

@@ -1,4 +1,4 @@
-"""How a sweep came to the configurations that it retrained: its studies as figures."""
+"""Figures of the studies of a sweep: how it chose the configurations that it retrained."""
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -33,10 +33,10 @@ PANEL_HEIGHT = 1.9  # inches
 
 
 def history(results: Results) -> Figure:
-    """The first objective of every trial of every study, and the best so far.
+    """Draws the first objective of every trial of every study, and the best value so far.
 
     Raises:
-        NothingToDraw: no trial of a study came to its end.
+        NothingToDraw: no trial of a study completed.
     """
     studies = studies_of(results)
     if not any(completed(study) for study in studies):
@@ -91,7 +91,7 @@ def _draw_history(results: Results, study: Study, axes: Axes) -> None:
 
 
 def _mark(axes: Axes, look: Look, study: Study, trial: Tried, x: float, y: float) -> None:
-    """A trial that came to its end, hollow where it missed the target, ringed where retrained."""
+    """Draws a completed trial. It is hollow if it missed the target and ringed if it was retrained."""
     missed = trial["excess"] > 0
     axes.plot(x, y, look.marker, color=look.colour, mfc="white" if missed else None)
     if trial["number"] == study["best"]:
@@ -104,10 +104,10 @@ def _ticks(objective: str) -> FuncFormatter:
 
 
 def importance(results: Results) -> Figure:
-    """The share of each dimension in what makes a trial of each study good.
+    """Draws the importance of each dimension of each study for the first objective.
 
     Raises:
-        NothingToDraw: no study had enough trials, or several dimensions, to tell.
+        NothingToDraw: no study has an importance, which takes enough trials and several dimensions.
     """
     studies = [study for study in studies_of(results) if study["importance"]]
     if not studies:
@@ -126,10 +126,10 @@ def importance(results: Results) -> Figure:
 
 
 def front(results: Results) -> Figure:
-    """The first two objectives against each other, a panel a study, with its Pareto front.
+    """Draws the first two objectives against each other, with a panel and a Pareto front for each study.
 
     Raises:
-        NothingToDraw: there is one objective only, or no trial came to its end.
+        NothingToDraw: there is only one objective, or no trial completed.
     """
     objectives, studies = settings_of(results)["objectives"], studies_of(results)
     if len(objectives) < 2:
@@ -164,6 +164,6 @@ def front(results: Results) -> Figure:
 
 
 def _look(results: Results, study: Study) -> Look:
-    """That of the algorithm in the other figures, where it was retrained."""
+    """The look of the algorithm in the other figures, or the baseline's if it was not retrained."""
     own = [look for (label, _), look in looks(results).items() if label == study["algorithm"]]
     return own[0] if own else Look(BASELINE_COLOUR, BASELINE_MARKER)

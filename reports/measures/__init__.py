@@ -1,1 +1,1 @@
-"""What the figures of a trial are, read from the store, scored and compared."""
+"""Reads the figures of trials from the store, scores them and compares them."""

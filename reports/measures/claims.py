@@ -12,7 +12,7 @@ import yaml
 from paceline.reports.measures.scoring import CURVE
 
 FILE = Path(__file__).parent / "claims.yaml"
-# What a trial had spent when it ended, of what it may need to the target.
+# For each cost to the target, the column that holds what a trial had spent when it ended.
 SPENT = {
     "steps_to_target": "step",
     "examples_to_target": "examples",
@@ -20,9 +20,14 @@ SPENT = {
     "modelled_time_to_target_s": "modelled_s",
     "bytes_to_target": "bytes_sent_per_worker",
 }
-SERVERS = {"churn": "model", "ensemble_churn": "ensemble"}  # whose predictions are compared
-WHOLE = ("examples_per_s", "modelled_examples_per_s", "final_loss", "final_metric")  # of a trial
-REPORTED = (  # by algorithms, of themselves
+SERVERS = {"churn": "model", "ensemble_churn": "ensemble"}  # the source of the predictions
+WHOLE = (
+    "examples_per_s",
+    "modelled_examples_per_s",
+    "final_loss",
+    "final_metric",
+)  # of a whole trial
+REPORTED = (  # by the algorithms themselves
     "staleness",
     "primal_residual",
     "dual_residual",
@@ -32,11 +37,11 @@ REPORTED = (  # by algorithms, of themselves
 )
 OF_A_CURVE = (*CURVE, *REPORTED)
 MEASURES = (*SPENT, *SERVERS, *WHOLE, *OF_A_CURVE, *(f"fall of {name}" for name in OF_A_CURVE))
-PLAUSIBLE = (0.01, 10.0)  # bounds of a ratio; beyond them a point or a unit has slipped
+PLAUSIBLE = (0.01, 10.0)  # a bound outside this range is a slip in a point or a unit
 
 
 class ClaimError(ValueError):
-    """A claim that cannot be tested; the message says which and why."""
+    """A claim cannot be tested. The message says which one and why."""
 
 
 @dataclass(frozen=True)
@@ -45,23 +50,24 @@ class Claim:
 
     Attributes:
         name: the claim in a few words.
-        source: paper and section.
-        statement: what it says there, in our words.
-        benchmark: the benchmark in whose regime it is tested.
-        measure: one of `MEASURES`: a figure of a trial; a figure of its curve, which is the last value
-            or, as `fall of FIGURE`, the last over the first; or `churn` or `ensemble_churn`.
-        of: `ALGORITHM@WORKERS`.
-        against: likewise, or a number.
-        at_least: the ratio that the claim comes to, at least.
-        at_most: at most.
-        against_measure: the measure of `against`, where it is another.
-        arithmetic: whether the ratio follows from how the algorithms are built, so that measuring it
+        source: the paper and the section.
+        statement: the claim of that section in our words.
+        benchmark: the benchmark that tests the claim.
+        measure: one of `MEASURES`. It is a figure of a trial, a figure of its curve, `churn` or
+            `ensemble_churn`. `FIGURE` of a curve is its last value. `fall of FIGURE` is the last value
+            divided by the first.
+        of: the numerator, as `ALGORITHM@WORKERS`.
+        against: the denominator, as `ALGORITHM@WORKERS` or a number.
+        at_least: the lower bound of the ratio.
+        at_most: the upper bound of the ratio.
+        against_measure: the measure of `against`. If it is None, it is `measure`.
+        arithmetic: whether the ratio follows from how the algorithms are built. Such a measurement
             checks the implementation and not the paper.
-        conditions: settings, nested as in a benchmark's resolved configuration, without which the claim
-            is not judged.
+        conditions: settings that the claim requires, nested as in a benchmark's resolved configuration.
+            Under other settings the claim is not judged.
 
     Raises:
-        ClaimError: a measure, a configuration or a bound is not one.
+        ClaimError: a measure, a configuration or a bound is not valid.
     """
 
     name: str
@@ -113,10 +119,13 @@ class Claim:
 
 
 def read_claims(path: Path = FILE) -> list[Claim]:
-    """The claims of a file, `claims.yaml` beside this one by default, with the conditions of each.
+    """Reads the claims of a file and the conditions of each.
+
+    Args:
+        path: the file, by default `claims.yaml` beside this module.
 
     Raises:
-        ClaimError: in one line, which claim of which file is wrong and why.
+        ClaimError: a claim is wrong. The message says in one line which claim of which file, and why.
     """
     content = yaml.safe_load(path.read_text())
     try:

@@ -1,4 +1,4 @@
-"""Two benchmarks, or two runs of one: what differs between them, and whether it made a difference."""
+"""Compares two benchmarks, or two runs of one: their settings and their figures."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -24,14 +24,14 @@ DATA, TARGET, BUDGET = "data.fingerprint", "workload.target.", "workload.budget.
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure that two runs are compared by.
+    """A figure by which two runs are compared.
 
     Attributes:
-        title: what it is called.
-        less: the verdict where the second run has less of it.
-        more: where it has more.
-        alike: what has to be alike in both, by the beginnings of the names in `differences`.
-        seeds_matter: whether a seed decides anything of it.
+        title: the name of the figure.
+        less: the verdict if the second run has a lower value.
+        more: the verdict if the second run has a higher value.
+        alike: what must be equal in both runs. Each entry is a prefix of names in `differences`.
+        seeds_matter: whether the figure depends on the seed.
     """
 
     title: str
@@ -53,7 +53,15 @@ SAME = "no difference shown"
 
 @dataclass(frozen=True)
 class Compared:
-    """What became of one figure of one configuration: `ratio` is that of the second run to the first."""
+    """The comparison of one figure of one configuration.
+
+    Attributes:
+        algorithm: the label of the algorithm.
+        workers: the number of workers.
+        figure: the figure that is compared.
+        ratio: the figure of the second run divided by that of the first.
+        verdict: the result of the comparison in words.
+    """
 
     algorithm: str
     workers: int
@@ -63,10 +71,10 @@ class Compared:
 
 
 def find(client: MlflowClient, name_or_run: str, link: str) -> Results:
-    """The newest run of the benchmark of that name, or the run of that id, however old.
+    """Loads the newest run of the benchmark with this name, or the run with this id.
 
     Raises:
-        NoResults: there is neither.
+        NoResults: there is no such benchmark and no such run.
     """
     if named := parents(client, name_or_run):
         return load_run(client, named[0], link, with_predictions=False)
@@ -82,7 +90,7 @@ def find(client: MlflowClient, name_or_run: str, link: str) -> Results:
 
 
 def differences(first: Results, second: Results) -> dict[str, tuple[Any, Any]]:
-    """By its name, everything that is not alike: settings, data, code, versions, hardware."""
+    """The settings, data, code, versions and hardware that differ, by name, with both values."""
     one, other = (dict(_stated(results)) for results in (first, second))
     return {
         name: (one.get(name), other.get(name))
@@ -110,10 +118,11 @@ def _flat(section: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def compare(first: Results, second: Results) -> list[Compared]:
-    """Every figure of every configuration that is in both, the second run's over the first's.
+    """Compares every figure of every configuration that both runs have.
 
-    All ratios together are corrected by Holm's procedure: of two runs that are alike, the chance that
-    anything is called different is at most 5 %.
+    Each ratio is the figure of the second run divided by that of the first. Holm's procedure corrects
+    all ratios together. If the two runs are equal, the chance that any figure is called different is
+    at most 5 %.
     """
     unlike = differences(first, second)
     sides = [dict(_ended(results)) for results in (first, second)]
@@ -133,13 +142,13 @@ def compare(first: Results, second: Results) -> list[Compared]:
 
 
 def alone(first: Results, second: Results) -> list[list[tuple[str, int]]]:
-    """The configurations that only the first has, and those that only the second has."""
+    """The configurations that only the first run has, and those that only the second run has."""
     one, other = (dict(_ended(results)) for results in (first, second))
     return [[key for key in one if key not in other], [key for key in other if key not in one]]
 
 
 def _ended(results: Results) -> Iterator[tuple[tuple[str, int], pd.DataFrame]]:
-    """The trials of each configuration that finished or failed; one that failed has no figures."""
+    """The trials of each configuration that finished or failed. A failed trial has no figures."""
     trials = results.trials[results.trials["status"].isin(["FINISHED", "FAILED"])]
     blank = trials[[*FIGURES]].where(trials["status"] == "FINISHED")
     for algorithm, workers, own in configurations(trials.assign(**blank)):
@@ -149,7 +158,7 @@ def _ended(results: Results) -> Iterator[tuple[tuple[str, int], pd.DataFrame]]:
 def _lacking(
     before: pd.DataFrame, after: pd.DataFrame, figure: Figure, unlike: Mapping[str, Any]
 ) -> Ratio | None:
-    """No ratio, where what a figure presupposes is not alike; None where it is."""
+    """A ratio of NaN with the reason, if the runs may not be compared by this figure; else None."""
     if before["run_id"].tolist() == after["run_id"].tolist():
         return Ratio(math.nan, note="both have the same trials")
     own = f"algorithms.{before['algorithm'].iloc[0]}.budget"

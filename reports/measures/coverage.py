@@ -29,9 +29,9 @@ from paceline.reports.measures.statistics import (
 Draw = Callable[[Generator, tuple[int, ...]], NDArray[np.float64]]
 
 ALPHA = 1 - CONFIDENCE
-BATCH = 5_000  # simulations at once of what is large
-DIRECTIONS = 20  # in which predictions vary independently
-SHARED = 0.7  # of the variance of a retrain, what its seed does under both configurations
+BATCH = 5_000  # simulations of churn that are held in memory at once
+DIRECTIONS = 20  # the independent directions in which predictions vary
+SHARED = 0.7  # the share of a retrain's variance that its seed causes under both configurations
 # Distributions of the log of a figure over seeds.
 TAILS: dict[str, Draw] = {
     "log-normal": lambda rng, shape: rng.standard_normal(shape),
@@ -43,15 +43,15 @@ TAILS: dict[str, Draw] = {
 def coverage(
     n: int, draw: Draw, simulations: int, rng: Generator, paired: bool = True, wider: float = 1.0
 ) -> float:
-    """The share of intervals that hold the true ratio.
+    """The share of simulated intervals that contain the true ratio.
 
     Args:
-        n: seeds of each side.
-        draw: the log of a figure, of mean 0.
-        simulations: how many intervals.
-        rng: draws them.
-        paired: whether both sides have the same seeds, which shift both alike.
-        wider: how many times as far the first side spreads as the second.
+        n: the number of seeds on each side.
+        draw: draws logs of a figure, with mean 0.
+        simulations: the number of intervals.
+        rng: the random generator.
+        paired: whether both sides have the same seeds. A seed then shifts both sides equally.
+        wider: the spread of the first side divided by that of the second.
     """
     above, below = wider * draw(rng, (simulations, n)), draw(rng, (simulations, n))
     found = student(above - below) if paired else welch(above, below)
@@ -59,14 +59,17 @@ def coverage(
 
 
 def retrains(n: int, uneven: float, simulations: int, rng: Generator) -> tuple[Logs, Logs]:
-    """Distances [simulations, n, n] between retrains of two equal configurations with the same seeds.
+    """Distances between retrains of two equal configurations with the same seeds.
 
     Args:
-        n: seeds.
-        uneven: deviation of the log of how far a seed's predictions lie from the mean: 0 where all lie
-            as far.
-        simulations: how many.
-        rng: draws them.
+        n: the number of seeds.
+        uneven: the standard deviation, over seeds, of the log of the distance of a seed's predictions
+            from the mean. At 0 all seeds have the same distance.
+        simulations: the number of simulations.
+        rng: the random generator.
+
+    Returns:
+        The distances of each configuration, [simulations, n, n].
     """
     shapes = ((simulations, n, DIRECTIONS), (simulations, n, 1))
     of_seed = [rng.standard_normal(shape) for shape in shapes]
@@ -93,8 +96,13 @@ def churn_found(
 ) -> float:
     """The share of comparisons in which the churn of two configurations is called different.
 
-    Where it is not `paired`, the second configuration has seeds of its own. Other arguments are those of
-    `retrains`; churns are in the ratio `true_ratio`.
+    Args:
+        n: as in `retrains`.
+        uneven: as in `retrains`.
+        simulations: as in `retrains`.
+        rng: as in `retrains`.
+        paired: whether both configurations have the same seeds.
+        true_ratio: the churn of the first configuration divided by that of the second.
     """
     found = 0
     for start in range(0, simulations, BATCH):
@@ -117,20 +125,21 @@ def tables(
     rng: Generator,
     paired: bool = True,
 ) -> tuple[float, float]:
-    """How tables of several comparisons, corrected by Holm, come out.
+    """Simulates tables of several comparisons that Holm's procedure corrects.
 
     Args:
-        n: seeds of each side.
-        comparisons: of a table, independent of each other; all but the first are of equal figures.
-        slower: the true ratio of the first.
-        noise: deviation of the log of one figure, which the seed does not decide.
-        simulations: how many tables.
-        rng: draws them.
-        paired: whether seeds are paired all the same.
+        n: the number of seeds on each side.
+        comparisons: the number of independent comparisons in a table. All but the first compare equal
+            figures.
+        slower: the true ratio of the first comparison.
+        noise: the standard deviation of the log of one figure. It does not depend on the seed.
+        simulations: the number of tables.
+        rng: the random generator.
+        paired: whether seeds are paired, although they have no effect.
 
     Returns:
-        The share of tables in which an equal figure is called different, and of those in which the
-        first is.
+        The share of tables in which an equal figure is called different, and the share in which the
+        first figure is called different.
     """
     above, below = noise * rng.standard_normal((2, simulations, comparisons, n))
     above[:, 0] += np.log(slower)

@@ -1,17 +1,17 @@
-"""What a worker is worth: the one definition of each efficiency."""
+"""The definitions of hardware efficiency and statistical efficiency."""
 
 import pandas as pd
 
 
 def hardware(trials: pd.DataFrame, base: pd.DataFrame, rate: str) -> "pd.Series[float]":
-    """Examples per second of a worker, over those of a worker of `base`.
+    """Examples per second of one worker, relative to one worker of `base`.
 
-    Where `base` is the reference of a benchmark, this is hardware efficiency; where it is the same
-    algorithm on one worker, scaling efficiency.
+    If `base` is the reference of a benchmark, the result is the hardware efficiency. If `base` is the
+    same algorithm on one worker, the result is the scaling efficiency.
 
     Args:
-        trials: of any configuration.
-        base: trials of one configuration, of which the mean over seeds is taken.
+        trials: trials of any configuration.
+        base: trials of one configuration. The function takes their mean over seeds.
         rate: the column of examples per second.
     """
     of_base = (base[rate] / base["workers"]).mean()
@@ -19,5 +19,5 @@ def hardware(trials: pd.DataFrame, base: pd.DataFrame, rate: str) -> "pd.Series[
 
 
 def statistical(trials: pd.DataFrame, base: pd.DataFrame) -> "pd.Series[float]":
-    """The examples that `base` needs to the target, the mean over seeds, over those of a trial."""
+    """Examples to the target of `base` (mean over seeds), divided by those of each trial."""
     return base["examples_to_target"].mean() / trials["examples_to_target"]

@@ -1,4 +1,4 @@
-"""Which trials of a benchmark belong together, and what the report calls them."""
+"""Groups the trials of a benchmark and names them for the report."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,17 +10,17 @@ from paceline.reports.measures.results import ENDED, Results
 
 
 class NothingToDraw(ValueError):
-    """The results hold nothing that this figure could show; the message says what is lacking."""
+    """The results have nothing that this figure can show. The message says what is missing."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """The columns of times that trials are compared by.
+    """The columns of times by which trials are compared.
 
     Attributes:
-        rate: examples per second.
-        seconds: to the target.
-        how: what kind of time that is, to stand in brackets.
+        rate: the column of examples per second.
+        seconds: the column of seconds to the target.
+        how: the kind of time, as a report writes it in brackets.
     """
 
     rate: str
@@ -32,32 +32,33 @@ MEASURED = Timing("examples_per_s", "time_to_target_s", "measured")
 
 
 def modelled(results: Results) -> Timing:
-    """The times modelled over the link of these results."""
+    """The columns of times that are modelled over the link of these results."""
     how = f"modelled, {results.link}"
     return Timing("modelled_examples_per_s", "modelled_time_to_target_s", how)
 
 
 def timings(results: Results) -> list[Timing]:
-    """The kinds of times to show, each apart: the two cannot be compared with one another.
+    """The kinds of times to show. Measured and modelled times cannot be compared with each other.
 
-    Modelled ones where ranks of a finished trial shared cores, whose measured times say nothing.
+    Modelled times are included if the ranks of a finished trial shared cores. The measured times of
+    such a trial say nothing.
     """
     return [MEASURED, modelled(results)] if any_oversubscribed(finished(results)) else [MEASURED]
 
 
 def timed(trials: pd.DataFrame, times: Timing) -> pd.DataFrame:
-    """Those of the trials whose times of that kind mean something."""
+    """The trials whose times of this kind are meaningful."""
     return trials[~trials["oversubscribed"].eq(True)] if times == MEASURED else trials
 
 
 def target(results: Results) -> float | None:
-    """The validation loss to reach; None where the workload has no target."""
+    """The validation loss to reach. None if the workload has no target."""
     loss: float | None = results.benchmark["benchmark"]["workload"]["target"]["loss"]
     return loss
 
 
 def names(results: Results) -> dict[str, str]:
-    """What the report calls each algorithm: its title, with its label where two share a title."""
+    """The name of each algorithm in the report: its title, and its label if two share a title."""
     titles = results.benchmark["titles"]
     shared = {t for t in titles.values() if list(titles.values()).count(t) > 1}
     return {k: f"{title} ({k})" if title in shared else title for k, title in titles.items()}
@@ -88,43 +89,43 @@ def si_bytes(number: float) -> str:
 
 
 def finished(results: Results) -> pd.DataFrame:
-    """The trials that ran to their end."""
+    """The trials with the status FINISHED."""
     return results.trials.loc[results.trials["status"] == "FINISHED"]
 
 
 def ended(results: Results) -> pd.DataFrame:
-    """The trials that will not go on, however they ended."""
+    """The trials that have ended: finished, failed or killed."""
     return results.trials.loc[results.trials["status"].isin(ENDED)]
 
 
 def configurations(rows: pd.DataFrame) -> list[tuple[str, int, pd.DataFrame]]:
-    """Algorithm, workers and their rows, of trials or of curves, in the order of the rows."""
+    """Groups rows of trials or of curves by algorithm and workers, in the order of the rows."""
     groups: Any = rows.groupby(["algorithm", "workers"], sort=False)
     return [(algorithm, int(workers), own) for (algorithm, workers), own in groups]
 
 
 def always_reached(results: Results) -> list[tuple[str, int, pd.DataFrame]]:
-    """The configurations of which every trial that ended had reached the target.
+    """The configurations in which every trial that ended reached the target.
 
-    Only these have costs to be compared: a mean over the lucky ones misleads, and a trial that diverged
-    or failed was not lucky.
+    Only these have costs that can be compared. A mean over the successful trials alone would mislead:
+    it would leave out the trials that diverged or failed.
     """
     groups = configurations(ended(results))
     return [group for group in groups if group[2]["target_reached"].eq(True).all()]
 
 
 def rankable(trials: pd.DataFrame) -> bool:
-    """Whether no remark on these trials forbids to rank them among others."""
+    """Whether these trials may be ranked. A remark in `UNRANKED` forbids it."""
     return not set(remarked(trials)) & set(UNRANKED)
 
 
 def ranked(results: Results) -> list[tuple[str, int, pd.DataFrame]]:
-    """The configurations that always reached the target and on which no remark forbids a rank."""
+    """The configurations that always reached the target and may be ranked."""
     return [group for group in always_reached(results) if rankable(group[2])]
 
 
 def without_target(results: Results) -> dict[str, list[int]]:
-    """Where a trial ended without having reached the target: numbers of workers by algorithm."""
+    """The configurations in which a trial ended without the target: workers by algorithm."""
     if target(results) is None:
         return {}
     trials = ended(results)
@@ -146,20 +147,21 @@ def crowded(results: Results) -> set[int]:
 
 
 def several_seeds(results: Results) -> bool:
-    """Whether a configuration finished with more than one seed, so that there is a spread."""
+    """Whether any configuration finished with more than one seed and so has a spread."""
     return any(len(rows) > 1 for _, _, rows in configurations(finished(results)))
 
 
 def reference(trials: pd.DataFrame) -> pd.DataFrame:
-    """Those of the trials that others are compared with: their speedup and efficiency are 1.
+    """The trials with which others are compared. Their speedup and efficiency are 1.
 
-    Those on the fewest workers: the baseline's where it is among them, else the first algorithm's.
+    They are the trials on the fewest workers. If the baseline ran on that number of workers, they are
+    the baseline's. Otherwise they are those of the first algorithm.
 
     Args:
-        trials: that finished, of several configurations.
+        trials: the finished trials of several configurations.
 
     Raises:
-        NothingToDraw: there are none.
+        NothingToDraw: no trial finished.
     """
     if trials.empty:
         raise NothingToDraw("no trial finished")

@@ -1,4 +1,4 @@
-"""Laws of scaling, fitted to speedup against workers."""
+"""Scaling laws, fitted to speedup against workers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,22 +9,22 @@ from scipy.optimize import curve_fit
 
 
 def amdahl(workers: Any, serial: float) -> Any:
-    """Speedup where the part `serial` of the work is not shared, by Amdahl (1967)."""
+    """Speedup by Amdahl's law (1967). `serial` is the share of the work that does not run in parallel."""
     return workers / (1 + serial * (workers - 1))
 
 
 def universal(workers: Any, contention: float, coherency: float) -> Any:
     """Speedup by the Universal Scalability Law of Gunther (1993).
 
-    Amdahl's law with a cost beside it that every two workers have of each other: from some number of
-    workers on, more of them are slower.
+    The law adds to Amdahl's law a cost for every pair of workers. Beyond some number of workers,
+    more workers are slower.
     """
     return workers / (1 + contention * (workers - 1) + coherency * workers * (workers - 1))
 
 
 Law = Callable[..., Any]
 
-# By what happens to the work as workers are added. Amdahl's is of a fixed amount of it.
+# The laws that apply to each kind of scaling. Amdahl's law assumes a fixed amount of work.
 LAWS: dict[str, dict[str, Law]] = {
     "strong": {"Amdahl": amdahl, "Universal Scalability Law": universal},
     "weak": {"Universal Scalability Law": universal},
@@ -36,7 +36,7 @@ class Fit:
     """A law fitted to points.
 
     Attributes:
-        parameters: in the order of the law's arguments.
+        parameters: the parameters in the order of the law's arguments.
         deviation: the largest relative distance of a point from the law.
     """
 
@@ -45,26 +45,30 @@ class Fit:
 
 
 def fewest(law: Law) -> int:
-    """Of how many numbers of workers, 1 among them, a law can be fitted and be wrong.
+    """The fewest different numbers of workers, including 1, to which a law can be fitted and be wrong.
 
-    All laws meet the point of one worker, and each parameter can meet another.
+    Every law passes through the point of one worker. Each parameter lets it pass through one more
+    point. With fewer numbers of workers, a perfect fit would be no evidence for the law.
     """
     return law.__code__.co_argcount + 1
 
 
 def fit(law: Law, workers: Sequence[float], speedups: Sequence[float]) -> Fit | None:
-    """The parameters from 0 to 1 with which a law is nearest to the points in relative terms.
+    """Fits a law to points, with parameters from 0 to 1.
 
-    The sum of squares of (law - speedup) / speedup is least: the error of a measured speedup grows with
-    it.
+    The fit minimises the sum of squares of (law - speedup) / speedup. Relative errors are used because
+    the error of a measured speedup grows with the speedup.
 
     Args:
         law: `amdahl` or `universal`.
-        workers: of each point; several may have the same, as retrains do.
-        speedups: relative to one worker, which all laws give a speedup of 1.
+        workers: the number of workers of each point. Several points may have the same number, as
+            retrains do.
+        speedups: the speedup of each point relative to one worker. Every law gives one worker a
+            speedup of 1.
 
     Returns:
-        None where there are not more numbers of workers beyond 1 than parameters.
+        The fit. None if the number of different worker counts beyond 1 does not exceed the number of
+        parameters.
     """
     if len({*workers, 1}) < fewest(law):
         return None

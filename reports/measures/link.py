@@ -1,4 +1,4 @@
-"""What a trial would have taken over a given link: a model, and labelled as one wherever it is shown."""
+"""Models the time of a trial over a given link. Reports label such times as modelled."""
 
 from dataclasses import dataclass
 from math import log2
@@ -11,22 +11,22 @@ AllReduce = Literal["ring", "tree", "rabenseifner"]
 
 @dataclass(frozen=True)
 class Link:
-    """What joins two ranks, in Hockney's model: a message of n bytes takes latency + n / bandwidth.
+    """The link between two ranks in Hockney's model: n bytes take latency + n / bandwidth.
 
     Attributes:
         latency_s: seconds before the first byte arrives.
-        bytes_per_s: of one rank, in one direction.
+        bytes_per_s: the bandwidth of one rank in one direction.
     """
 
     latency_s: float
     bytes_per_s: float
 
     def message(self, count: float, size: float) -> float:
-        """Seconds for `count` messages one after the other that hold `size` bytes together."""
+        """Seconds for `count` messages in sequence that hold `size` bytes in total."""
         return count * self.latency_s + size / self.bytes_per_s
 
 
-# Round figures of the kind of link, not of a product: its nominal bandwidth in one direction.
+# Round figures for a kind of link, not for a product. The bandwidth is nominal and in one direction.
 PRESETS = {
     "nvlink": Link(2e-6, 450e9),
     "infiniband-400g": Link(2e-6, 50e9),
@@ -45,10 +45,11 @@ def operation_seconds(
 
     Args:
         operation: the name of the operation in `deepspeed.comm`.
-        payload: bytes of the tensor that the operation is given on one rank.
-        size: ranks in the group.
-        link: between every two of them.
-        all_reduce: the algorithm of an all-reduce, and of a reduce-scatter that gloo makes of one.
+        payload: bytes of the tensor that one rank passes to the operation.
+        size: the number of ranks in the group.
+        link: the link between every two ranks.
+        all_reduce: the algorithm of an all-reduce. It also applies to a reduce-scatter, which gloo
+            builds from an all-reduce.
     """
     if size == 1:
         return 0.0
@@ -74,11 +75,11 @@ def operation_seconds(
 def exchange_seconds(
     ledger: list[dict[str, Any]], link: Link, all_reduce: AllReduce = "ring"
 ) -> float:
-    """Seconds that one rank's operations of training take one after the other.
+    """Seconds that the training operations of one rank take in sequence.
 
     Args:
-        ledger: the rows of the rank's ledger, as they are in a trial's record.
-        link: between every two ranks.
+        ledger: the rows of the rank's ledger, as a trial's record holds them.
+        link: the link between every two ranks.
         all_reduce: as in `operation_seconds`.
     """
     total = 0.0
@@ -93,16 +94,17 @@ def exchange_seconds(
 def modelled_seconds(
     compute_seconds: float, messages: float, record: dict[str, Any], link: Link
 ) -> float:
-    """Training time over `link`: what the slowest rank computes, and then its exchanges.
+    """Training time over `link`, up to a point of the curve.
 
-    Nothing overlaps, as nothing does in DeepSpeed over gloo at ZeRO 0. The exchanges up to a point
-    of the curve are those of the whole trial by the share of messages sent until then.
+    The time is the compute time of the slowest rank plus the time of its exchanges. The two do not
+    overlap, because they do not overlap in DeepSpeed over gloo at ZeRO 0. The time of the exchanges up
+    to the point is that of the whole trial, multiplied by the share of messages sent by then.
 
     Args:
-        compute_seconds: of the curve at that point.
-        messages: that a worker had sent by then, likewise.
-        record: of the trial.
-        link: between every two ranks.
+        compute_seconds: `compute_seconds` of the curve at the point.
+        messages: `messages_per_worker` of the curve at the point.
+        record: the record of the trial.
+        link: the link between every two ranks.
     """
     ranks = [rank["ledger"] for rank in record["result"]["ranks"]]
     sent = sum(

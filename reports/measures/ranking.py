@@ -1,4 +1,4 @@
-"""Whether one configuration needs less than another, and which of several needs least."""
+"""Compares the figures of configurations and ranks them. Less is better."""
 
 import math
 from collections.abc import Callable
@@ -12,12 +12,15 @@ from paceline.reports.measures.scoring import BEFORE_TARGET
 from paceline.reports.measures.statistics import CONFIDENCE, Ratio, by_seed, ratio
 
 Configuration = tuple[str, int, pd.DataFrame]  # an algorithm, its workers and its trials
-MOST_SEEDS = 100  # beyond, more seeds are no advice
+MOST_SEEDS = 100  # the report does not advise to run more seeds than this
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference of two repeated figures, with its interval; as `Ratio`, for what may be below zero."""
+    """A difference of two repeated figures, with its interval.
+
+    It is used in place of `Ratio` for figures that may be negative.
+    """
 
     value: float
     low: float
@@ -27,7 +30,7 @@ class Difference:
 
     @property
     def differs(self) -> bool:
-        """Whether the interval leaves out 0."""
+        """Whether the interval excludes 0."""
         return self.p < 1 - CONFIDENCE
 
     def __str__(self) -> str:
@@ -38,12 +41,13 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A figure of one configuration against that of another.
+    """The comparison of a figure of one configuration with that of another.
 
     Attributes:
         found: their ratio or difference, with its interval over seeds.
-        resolved: whether the two are at least one evaluation interval apart. The target was reached
-            between two evaluations, so a smaller difference may come from where these lie.
+        resolved: whether the two figures are at least one evaluation interval apart. The target was
+            reached between two evaluations, so a smaller difference may come from the times of the
+            evaluations.
     """
 
     found: Ratio | Difference
@@ -51,7 +55,7 @@ class Comparison:
 
     @property
     def differs(self) -> bool:
-        """Whether one side may be called less than the other."""
+        """Whether the two configurations may be called different."""
         return self.resolved and self.found.differs
 
     def __str__(self) -> str:
@@ -62,16 +66,16 @@ Compare = Callable[[pd.DataFrame, pd.DataFrame, str], Comparison | None]
 
 
 def compare(of: pd.DataFrame, against: pd.DataFrame, column: str) -> Comparison | None:
-    """The ratio of a figure of some trials to that of others, paired where both have the same seeds.
+    """The ratio of a figure of two configurations, paired if both have the same seeds.
 
     Args:
-        of: trials of a configuration, one a seed.
-        against: likewise.
-        column: a positive figure; of those of `TO_TARGET`, the evaluation before bounds what can be
-            told apart.
+        of: trials of the numerator's configuration, one for each seed.
+        against: trials of the denominator's configuration, one for each seed.
+        column: a positive figure. If it is one of `TO_TARGET`, the distance to the previous evaluation
+            limits the differences that can be resolved.
 
     Returns:
-        None where a trial has no such figure, or none above zero.
+        The comparison. None if the figure of a trial is missing or not positive.
     """
     found = ratio(by_seed(of, column), by_seed(against, column))
     if math.isnan(found.value):
@@ -82,12 +86,16 @@ def compare(of: pd.DataFrame, against: pd.DataFrame, column: str) -> Comparison 
 
 
 def compare_losses(of: pd.DataFrame, against: pd.DataFrame, column: str) -> Comparison | None:
-    """The difference of a figure that may be below zero, such as a loss; arguments as of `compare`."""
+    """The difference of a figure that may be negative, such as a loss.
+
+    The arguments are those of `compare`. The result is None if a figure is missing or not finite.
+    """
     above, below = by_seed(of, column), by_seed(against, column)
     both = [*above.values(), *below.values()]
     if not above or not below or not np.isfinite(both).all():
         return None
-    # A ratio of exponentials is the exponential of the difference, in units of the range.
+    # A ratio of exponentials is the exponential of the difference. Losses are in units of their range, so
+    # the exponentials cannot overflow.
     least, unit = min(both), max(both) - min(both) or 1.0
     above, below = (
         {seed: math.exp((loss - least) / unit) for seed, loss in side.items()}
@@ -100,12 +108,14 @@ def compare_losses(of: pd.DataFrame, against: pd.DataFrame, column: str) -> Comp
 
 @dataclass(frozen=True)
 class Ranking:
-    """The configurations that need least of something.
+    """The configurations with the lowest figure.
 
     Attributes:
-        least: the first and those that cannot be told apart from it, by rising means.
-        next: the second of them, or the first of the others; None where there is no other.
-        lead: of the first against `next`.
+        least: the first configuration and all that cannot be told apart from it, in ascending order of
+            their means.
+        next: the second configuration of `least`. If `least` has only one, it is the first of the
+            others. None if there is no other configuration.
+        lead: the comparison of the first configuration with `next`.
     """
 
     least: list[Configuration]
@@ -114,17 +124,17 @@ class Ranking:
 
     @property
     def winner(self) -> bool:
-        """Whether the first needs less than every other."""
+        """Whether the first configuration has a lower figure than every other."""
         return self.lead is not None and len(self.least) == 1
 
 
 def rank(configurations: list[Configuration], column: str, how: Compare = compare) -> Ranking:
-    """Ranks configurations by their mean of a figure, of which less is better.
+    """Ranks configurations by the mean of a figure. Less is better.
 
     Args:
-        configurations: at least one.
+        configurations: at least one configuration.
         column: the figure.
-        how: two of them are compared.
+        how: the function that compares two configurations.
     """
     first, *others = sorted(configurations, key=lambda group: float(group[2][column].mean()))
     found = [(other, how(first[2], other[2], column)) for other in others]
@@ -135,13 +145,14 @@ def rank(configurations: list[Configuration], column: str, how: Compare = compar
 
 
 def seeds_needed(of: pd.DataFrame, against: pd.DataFrame, column: str) -> int | None:
-    """Roughly how many seeds would tell two configurations apart, if the spread stays as it is.
+    """Estimates how many seeds would tell two configurations apart, if the spread stays as it is.
 
-    The least n at which the half-width of Student's t interval of the mean log ratio is below that mean.
+    The estimate is the least n for which the half width of Student's t interval of the mean log ratio
+    is below that mean.
 
     Returns:
-        None where the spread is not known (one seed), the means are equal or the number is above
-        `MOST_SEEDS`.
+        The number of seeds. None if there is one seed and so no known spread, if a figure is not
+        positive, if the means are equal, or if the number exceeds `MOST_SEEDS`.
     """
     above, below = by_seed(of, column), by_seed(against, column)
     figures = [*above.values(), *below.values()]
@@ -158,7 +169,7 @@ def seeds_needed(of: pd.DataFrame, against: pd.DataFrame, column: str) -> int | 
 
 
 def _resolution(trials: pd.DataFrame, column: str) -> float:
-    """The mean interval between the evaluation that reached the target and the one before."""
+    """The mean distance between the evaluation that reached the target and the previous one."""
     if column not in BEFORE_TARGET:
         return 0.0
     return float((trials[column] - trials[BEFORE_TARGET[column]]).astype(float).mean())

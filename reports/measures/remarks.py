@@ -1,4 +1,4 @@
-"""What has to be known of a trial before its figures are compared with those of others."""
+"""Remarks on a trial. Read them before you compare its figures with those of other trials."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ FEW_STEPS = "fewer steps than evaluations"
 USELESS = "worse than a constant prediction"
 OVERFITTED = "best loss long before the end"
 
-# What each remark means, in the words of the report.
+# The meaning of each remark, as the report prints it.
 MEANING = {
     SILENT: "no worker sent anything to another while it trained, because the algorithm is a control or"
     " because its first exchange would have come after the end; this is not distributed training",
@@ -23,24 +23,24 @@ UNRANKED = (
     SILENT,
     FEW_STEPS,
     USELESS,
-)  # with these, a trial's costs say nothing about its algorithm
+)  # the costs of a trial with one of these remarks say nothing about its algorithm
 
-LATE = 0.75  # from this part of the steps on, the best loss counts as at the end
-RISE = 0.01  # the last loss is higher by at least this part of the best
+LATE = 0.75  # a best loss at or after this fraction of the steps counts as one at the end
+RISE = 0.01  # the last loss has risen if it exceeds the best by more than this fraction of the best
 
 
 def remarks(
     figures: dict[str, float], workers: int, steps: float, evaluations: int, data: dict[str, Any]
 ) -> list[str]:
-    """The remarks on a trial that finished, of those in `MEANING`.
+    """The remarks of `MEANING` that apply to a finished trial.
 
     Args:
-        figures: as `paceline.reports.measures.scoring.score` gives them.
-        workers: of the trial.
-        steps: that each worker took.
-        evaluations: that its budget asks for.
-        data: the description of its rows; `constant_log_loss`, where it is known, is the validation
-            loss of the best constant prediction.
+        figures: the result of `paceline.reports.measures.scoring.score`.
+        workers: the number of workers of the trial.
+        steps: the steps that each worker took.
+        evaluations: the number of evaluations in the trial's budget.
+        data: the description of the rows. It may hold `constant_log_loss`, the validation loss of the
+            best constant prediction.
     """
     best, last = figures.get("best_loss", float("nan")), figures.get("final_loss", float("nan"))
     found = {
@@ -54,6 +54,6 @@ def remarks(
 
 
 def remarked(trials: pd.DataFrame) -> list[str]:
-    """The remarks on any of these trials, in the order of `MEANING`."""
+    """The remarks that apply to any of these trials, in the order of `MEANING`."""
     given = {remark for text in trials["remarks"].dropna() for remark in text.split("; ")}
     return [remark for remark in MEANING if remark in given]

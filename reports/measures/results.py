@@ -17,8 +17,9 @@ from paceline.reports.measures.link import DEFAULT, PRESETS, Link, modelled_seco
 from paceline.reports.measures.remarks import remarks
 from paceline.reports.measures.scoring import BEFORE_TARGET, CURVE, oversubscribed, score
 
-# What a run of ours is called in MLflow. `KIND` is "benchmark" on the parent, "trial" on a child; of a
-# sweep, "study" is between them and "tuning" is a trial that is not scored.
+# The tags of Paceline's runs in MLflow. `KIND` is "benchmark" on a parent run and "trial" on a child run.
+# In a sweep, a run of kind "study" lies between them, and a run of kind "tuning" is a trial that is not
+# scored.
 KIND, PROCESS, BENCHMARK_ID, STUDY, TRIAL_ID, FAILURE, RERUN = (
     "paceline.kind",
     "paceline.process",
@@ -62,15 +63,15 @@ COLUMNS = [
 
 ENDED = ("FINISHED", "FAILED", "KILLED")  # the statuses of a trial that will not go on
 
-# What the report needs beside them: `modelled_s` is the training time of the whole trial, modelled, and
-# `rerun` what a repetition of it came to.
+# More columns that the report needs. `modelled_s` is the modelled training time of the whole trial.
+# `rerun` is the result of a repetition of the trial.
 MORE = ["failure", "oversubscribed", "modelled_examples_per_s", "modelled_s", "rerun"]
 
 CURVE_OF = ["run_id", "algorithm", "workers", "seed"]
 
 
 class NoResults(LookupError):
-    """MLflow holds no run of the benchmark asked for."""
+    """MLflow holds no run of the requested benchmark."""
 
 
 @dataclass(frozen=True)
@@ -78,19 +79,22 @@ class Results:
     """One benchmark as MLflow holds it.
 
     Attributes:
-        run_id: of the parent run.
-        benchmark: its `benchmark.json`: `name`, `benchmark` (the resolved configuration), `data`
-            (description of the rows), `environment` (versions, hardware, revision), `loss_name`,
-            `metric_name`, `titles` (of each algorithm label), `trials` (ids, in the order planned).
-        trials: one row a planned trial, in that order: `COLUMNS`, then `MORE` and the hyper-parameters
-            as `param.*`. A trial never started has the status MISSING. Where there is a target, one
-            that failed or was ended has missed it, whatever it had reached before. `remarks` are those
-            of `paceline.reports.measures.remarks`, joined by semicolons.
-        curves: one row an evaluation of a trial: `run_id`, `algorithm`, `workers`, `seed`, then
-            `CURVE`, then what an algorithm reports of itself, absent where another ran, and
-            `modelled_s`.
-        records: the `record.json` of each trial that finished, by `run_id`.
-        predictions: of each such trial, by who serves them: of its first validation rows.
+        run_id: the id of the parent run.
+        benchmark: the `benchmark.json` of the parent run: `name`, `benchmark` (the resolved
+            configuration), `data` (description of the rows), `environment` (versions, hardware,
+            revision), `loss_name`, `metric_name`, `titles` (one for each algorithm label), `trials`
+            (ids in the planned order).
+        trials: one row for each planned trial, in the planned order. The columns are `COLUMNS`, then
+            `MORE`, then the hyper-parameters as `param.*`. A trial that never started has the status
+            MISSING. If the workload has a target, a trial that failed or was killed counts as having
+            missed it, even if it had reached it before. `remarks` are those of
+            `paceline.reports.measures.remarks`, joined by semicolons.
+        curves: one row for each evaluation of a trial. The columns are `run_id`, `algorithm`,
+            `workers`, `seed`, then `CURVE`, then the figures that an algorithm reports itself, and
+            `modelled_s`. Figures of other algorithms are missing.
+        records: the `record.json` of each finished trial, by `run_id`.
+        predictions: the predictions of each finished trial on the first validation rows, by `run_id`
+            and then by the source of the predictions (`model` or `ensemble`).
         link: the preset of `paceline.reports.measures.link` over which times are modelled.
     """
 
@@ -104,7 +108,7 @@ class Results:
 
 
 def read_json(client: MlflowClient, run_id: str, name: str) -> dict[str, Any]:
-    """An artifact of a run as JSON."""
+    """Reads a JSON artifact of a run."""
     with TemporaryDirectory() as folder:
         content: dict[str, Any] = json.loads(
             Path(client.download_artifacts(run_id, name, folder)).read_text()
@@ -113,7 +117,10 @@ def read_json(client: MlflowClient, run_id: str, name: str) -> dict[str, Any]:
 
 
 def search(client: MlflowClient, experiment: str, **tags: str) -> list[mlflow.entities.Run]:
-    """The runs of an experiment that carry all the given tags (dots as `__`), newest first."""
+    """The runs of an experiment with all the given tags, newest first.
+
+    A dot in the name of a tag is written `__`.
+    """
     found = client.get_experiment_by_name(experiment)
     if found is None:
         return []
@@ -134,7 +141,10 @@ def search(client: MlflowClient, experiment: str, **tags: str) -> list[mlflow.en
 
 
 def trial_runs(client: MlflowClient, experiment: str) -> dict[str, mlflow.entities.Run]:
-    """The run that counts for each trial id: the newest that finished, else the newest."""
+    """The run that counts for each trial id.
+
+    It is the newest finished run. If no run finished, it is the newest run.
+    """
     chosen: dict[str, mlflow.entities.Run] = {}
     for run in search(client, experiment, paceline__kind="trial"):
         held = chosen.setdefault(run.data.tags[TRIAL_ID], run)
@@ -146,12 +156,12 @@ def trial_runs(client: MlflowClient, experiment: str) -> dict[str, mlflow.entiti
 def load(
     client: MlflowClient, name: str, link: str = DEFAULT, with_predictions: bool = True
 ) -> Results:
-    """The newest run of benchmark `name`, with times modelled over `link`.
+    """Loads the newest run of benchmark `name`, with times modelled over `link`.
 
-    Without predictions it takes a third less time, and nothing knows of churn.
+    Loading without predictions takes a third less time, but churn is then not available.
 
     Raises:
-        NoResults: it was never run.
+        NoResults: the benchmark was never run.
     """
     found = parents(client, name)
     if not found:
@@ -160,16 +170,16 @@ def load(
 
 
 def parents(client: MlflowClient, name: str) -> list[mlflow.entities.Run]:
-    """The runs of a benchmark, one a configuration that it has had, the last worked on first."""
+    """The runs of a benchmark, one for each configuration that it has had, the latest first."""
     found = search(client, name, paceline__kind="benchmark")
-    # A benchmark continued later keeps its run.
+    # A benchmark that is continued later keeps its run, so the order is by the end of the run.
     return sorted(found, key=lambda run: run.info.end_time or run.info.start_time, reverse=True)
 
 
 def load_run(
     client: MlflowClient, parent: mlflow.entities.Run, link: str, with_predictions: bool
 ) -> Results:
-    """One of the `parents`, as `load` reads the first."""
+    """Loads one of the `parents`. `load` loads the first of them."""
     benchmark = read_json(client, parent.info.run_id, BENCHMARK_FILE)
     runs = trial_runs(client, benchmark["name"])
     rows, curves, records = [], [], {}
@@ -205,19 +215,19 @@ def _read_predictions(client: MlflowClient, run_id: str) -> dict[str, NDArray[np
         try:
             file = client.download_artifacts(run_id, PREDICTIONS_FILE, folder)
         except (MlflowException, OSError):
-            return {}  # a trial from before predictions were kept
+            return {}  # an old trial, stored before predictions were kept
         with np.load(file, allow_pickle=False) as predictions:
             return dict(predictions)
 
 
 def _modelled(curve: pd.DataFrame, record: dict[str, Any], link: Link) -> list[float]:
-    """Seconds of training up to each point of a curve, over `link`."""
+    """Modelled seconds of training over `link`, up to each point of a curve."""
     counted = curve[["compute_seconds", "messages_per_worker"]].to_numpy(dtype=float)
     return [modelled_seconds(seconds, messages, record, link) for seconds, messages in counted]
 
 
 def _scored(benchmark: dict[str, Any], row: dict[str, Any], curve: pd.DataFrame) -> dict[str, Any]:
-    """The figures of a trial that finished: of its curve and the benchmark's target alone."""
+    """The figures of a finished trial. They depend only on its curve and the benchmark."""
     workload = benchmark["benchmark"]["workload"]
     figures = score(curve, workload["target"]["loss"])
     last = curve.iloc[-1]
@@ -235,7 +245,7 @@ def _scored(benchmark: dict[str, Any], row: dict[str, Any], curve: pd.DataFrame)
 
 
 def read_curve(client: MlflowClient, run: mlflow.entities.Run) -> pd.DataFrame:
-    """The curve of a trial: the columns of `CURVE`, then every other metric of its evaluations."""
+    """The curve of a trial: the columns of `CURVE`, then all other metrics of its evaluations."""
     columns: dict[str, pd.Series[float]] = {}
     own = sorted(set(run.data.metrics) - {*CURVE, *COLUMNS, *MORE})
     for name in (*CURVE[1:], *own):

@@ -1,4 +1,4 @@
-"""How far trials that should be alike come out alike."""
+"""Reproducibility: how much trials that should agree differ."""
 
 from itertools import product
 from statistics import fmean
@@ -11,23 +11,23 @@ from paceline.reports.measures.statistics import Served, churn
 
 
 def served(results: Results, trials: pd.DataFrame, server: str = "model") -> Served:
-    """What the trials of a configuration predict on the first validation rows, by their seeds."""
+    """The predictions of a configuration's trials on the first validation rows, by seed."""
     rows = zip(trials["seed"], trials["run_id"], strict=True)
     kept = ((int(seed), results.predictions.get(run_id, {})) for seed, run_id in rows)
     return {seed: predicted[server] for seed, predicted in kept if server in predicted}
 
 
 def mean_churn(first: Served, second: Served) -> float:
-    """The churn between two configurations, the mean over all pairs of different seeds.
+    """The churn between two configurations: the mean over all pairs of different seeds.
 
-    Given the same configuration twice, that between its retrains.
+    If both arguments are the same configuration, the result is the churn between its retrains.
     """
     pairs = [(a, b) for a, b in product(first, second) if a != b]
     return fmean(churn(first[a], second[b]) for a, b in pairs)
 
 
 def reproducibility(results: Results) -> list[list[str]]:
-    """Three kinds of sameness, each with what was found of it."""
+    """Rows of a table: each kind of reproducibility and the result for these trials."""
     trials = finished(results)
     again = trials["rerun"].dropna()
     equal = counted(int((again == "bitwise equal").sum()), "trial")

@@ -1,4 +1,4 @@
-"""The figures of one trial, computed from its stored curve."""
+"""Computes the figures of one trial from its stored curve."""
 
 import math
 from collections.abc import Iterable
@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-# The columns of a curve: one row an evaluation. `train_seconds` is the clock's maximum over ranks;
-# bytes and messages are the mean over workers, all counted from the start of training.
+# The columns of a curve, which has one row for each evaluation. `train_seconds` is the maximum of the
+# clock over ranks. Bytes and messages are means over workers. All count from the start of training.
 CURVE = [
     "step",
     "examples",
@@ -20,8 +20,8 @@ CURVE = [
     "validation_metric",
 ]
 
-# What a trial needs to the target, by the column of the curve that counts it; `modelled_s` joins the
-# curve where a trial's exchanges are modelled over a link.
+# The costs of a trial to the target, each with the column of the curve that counts it. A curve has
+# `modelled_s` only if the trial's exchanges are modelled over a link.
 TO_TARGET = {
     "steps_to_target": "step",
     "examples_to_target": "examples",
@@ -29,16 +29,17 @@ TO_TARGET = {
     "modelled_time_to_target_s": "modelled_s",
     "bytes_to_target": "bytes_sent_per_worker",
 }
-# The same at the evaluation before, 0 where there was none: the target was reached between the two.
+# The same costs at the previous evaluation, or 0 if there was none. The target was reached between the
+# two evaluations.
 BEFORE_TARGET = {name: name.replace("_to_", "_before_") for name in TO_TARGET}
 
 
 def reached(losses: Iterable[float], target_loss: float | None) -> int | None:
-    """The number, from 0, of the first evaluation that reached the target; None where none did.
+    """The index of the first evaluation that reached the target. None if no evaluation did.
 
     Args:
-        losses: validation losses, one an evaluation.
-        target_loss: the greatest loss that counts; None where the workload has no target.
+        losses: validation losses, one for each evaluation.
+        target_loss: the greatest loss that counts as reached. None if the workload has no target.
     """
     if target_loss is None:
         return None
@@ -46,21 +47,21 @@ def reached(losses: Iterable[float], target_loss: float | None) -> int | None:
 
 
 def score(curve: pd.DataFrame, target_loss: float | None) -> dict[str, float]:
-    """The figures of a trial.
+    """Computes the figures of a trial.
 
     The target counts as reached at the first evaluation whose validation loss is at most
-    `target_loss`. Nothing is interpolated: the target was reached at some time since the evaluation
-    before, so what that evaluation had counted is given too.
+    `target_loss`. Nothing is interpolated. The target was reached at some time after the previous
+    evaluation, so the costs at that evaluation are returned too.
 
     Args:
-        curve: the columns of `CURVE`, one row an evaluation, and `modelled_s` where it is known.
-        target_loss: in the unit of the validation loss; None where the workload has no target.
+        curve: one row for each evaluation, with the columns of `CURVE` and optionally `modelled_s`.
+        target_loss: the target in the unit of the validation loss. None if the workload has no target.
 
     Returns:
-        `target_reached` (0 or 1), absent without a target; the figures of `TO_TARGET` and of
-        `BEFORE_TARGET`, absent where it was not reached; `examples_per_s`, `bytes_sent_per_worker`,
-        `messages_per_worker`, `best_loss`, `best_step` (of the first evaluation with that loss),
-        `final_loss`, `final_metric`.
+        A dictionary with the keys `examples_per_s`, `bytes_sent_per_worker`, `messages_per_worker`,
+        `best_loss`, `best_step` (the step of the first evaluation with that loss), `final_loss` and
+        `final_metric`. If there is a target, it has `target_reached` (0 or 1). If the target was
+        reached, it has the keys of `TO_TARGET` and `BEFORE_TARGET`. A figure that is NaN is left out.
 
     Raises:
         ValueError: the curve is empty.
@@ -91,7 +92,10 @@ def score(curve: pd.DataFrame, target_loss: float | None) -> dict[str, float]:
 
 
 def oversubscribed(record: dict[str, Any]) -> bool:
-    """Whether a trial's ranks had to share cores, so that its wall-clock speedup says nothing."""
+    """Whether the ranks of a trial had to share cores or GPUs.
+
+    The wall-clock speedup of such a trial says nothing.
+    """
     trial, hardware = record["trial"], record["environment"]["hardware"]
     if record["result"]["device"] == "cuda":
         return bool(trial["workers"] > len(hardware["gpus"]))

@@ -1,6 +1,7 @@
-"""Ratios of figures that several seeds repeat, with intervals and tests; how far retrains differ.
+"""Ratios of figures over several seeds, with intervals and tests, and the churn between retrains.
 
-`docs/statistics.md` says what each assumes, and `paceline measure coverage` checks it by simulation.
+`docs/statistics.md` states the assumptions. `paceline measure coverage` checks the intervals and tests
+by simulation.
 """
 
 import math
@@ -14,24 +15,25 @@ from numpy.typing import NDArray
 from scipy import stats
 
 CONFIDENCE = 0.95
-ROUNDING = 1e-12  # differences of logs up to this are those of floating-point numbers
+ROUNDING = 1e-12  # smaller differences of logs are rounding errors
 
-Logs = NDArray[np.float64]  # one a repetition, along the last axis
+Logs = NDArray[np.float64]  # the last axis is over repetitions
 Served = Mapping[int, NDArray[np.float32]]  # predictions by seed
 Repeated = TypeVar("Repeated")
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio of two repeated figures, the geometric mean over the repetitions.
+    """A ratio of two repeated figures: the geometric mean over the repetitions.
 
     Attributes:
-        value: the ratio; NaN where there is none.
-        low: lower end of its 95 % interval; NaN where there is none.
-        high: upper end, likewise.
-        p: of the two-sided test that the ratio is 1; NaN where there is no interval.
-        repetitions: pairs of seeds; where they do not pair, the seeds of the side that has fewer.
-        note: why there is no ratio or no interval, or which seeds are left out.
+        value: the ratio. NaN if there is none.
+        low: the lower end of its 95 % interval. NaN if there is no interval.
+        high: the upper end of its 95 % interval. NaN if there is no interval.
+        p: the p-value of the two-sided test that the ratio is 1. NaN if there is no interval.
+        repetitions: the number of pairs of seeds. If seeds are not paired, it is the number of seeds on
+            the side that has fewer.
+        note: the reason why there is no ratio or no interval, or the seeds that are left out.
     """
 
     value: float
@@ -43,7 +45,7 @@ class Ratio:
 
     @property
     def differs(self) -> bool:
-        """Whether the interval leaves out 1. Of several ratios, use `differing`."""
+        """Whether the interval excludes 1. For several ratios, use `differing`."""
         return self.p < 1 - CONFIDENCE
 
     def __str__(self) -> str:
@@ -54,7 +56,7 @@ class Ratio:
 
 
 class Interval(NamedTuple):
-    """Centre, half width and p-value of a mean of logs, or of a difference of two means."""
+    """Centre, half width and p-value of a mean of logs or of a difference of two means."""
 
     centre: NDArray[np.float64]
     half: NDArray[np.float64]
@@ -62,20 +64,23 @@ class Interval(NamedTuple):
 
 
 class NoLogs(ValueError):
-    """Figures without a logarithm; the message says which."""
+    """A figure has no logarithm. The message says which one."""
 
 
 def student(logs: Logs) -> Interval:
-    """Student's 95 % interval of a mean of two or more, and the test that it is 0."""
+    """Student's 95 % interval of a mean of at least two logs, and the test that the mean is 0."""
     n = logs.shape[-1]
     return _interval(logs.mean(axis=-1), logs.var(axis=-1, ddof=1) / n, n - 1.0)
 
 
 def welch(above: Logs, below: Logs) -> Interval:
-    """Welch's 95 % interval of a difference of means, each of two or more, and the test that it is 0."""
+    """Welch's 95 % interval of a difference of two means, and the test that the difference is 0.
+
+    Each mean is over at least two logs.
+    """
     first, second = (part.var(axis=-1, ddof=1) / part.shape[-1] for part in (above, below))
     squares = first**2 / (above.shape[-1] - 1) + second**2 / (below.shape[-1] - 1)
-    # Satterthwaite's degrees of freedom; where nothing varies, any will do.
+    # Satterthwaite's degrees of freedom. If nothing varies, any value will do.
     freedom = (first + second) ** 2 / np.where(squares > 0, squares, 1.0)
     centre = above.mean(axis=-1) - below.mean(axis=-1)
     return _interval(centre, first + second, np.maximum(freedom, 1.0))
@@ -93,33 +98,34 @@ def _interval(centre: Any, variance: Any, freedom: Any) -> Interval:
 def ratio(
     of: Mapping[int, float], against: Mapping[int, float], seeds_matter: bool = True
 ) -> Ratio:
-    """The ratio of two repeated figures, with its interval on logs.
+    """The ratio of two repeated figures, with an interval that is computed on logs.
 
-    What a seed does to both sides alike cancels in pairs. So where two seeds or more are on both sides,
-    the interval is Student's over these pairs, and the other seeds are left out. Else it is Welch's over
-    all. A figure that is missing (NaN), 0 or negative has no logarithm: then there is no ratio.
+    An effect that a seed has equally on both sides cancels within a pair. If the two sides share at
+    least two seeds, the interval is Student's over these pairs, and the other seeds are left out.
+    Otherwise it is Welch's over all seeds. A figure that is missing (NaN), 0 or negative has no
+    logarithm. There is then no ratio.
 
     Args:
-        of: figures by seed.
-        against: likewise.
-        seeds_matter: whether a seed decides anything of the figure. It does not of examples/s: then all
-            repetitions are independent, and pairs would only be fewer of them.
+        of: figures of the numerator by seed.
+        against: figures of the denominator by seed.
+        seeds_matter: whether the figure depends on the seed. Examples/s do not depend on it. All
+            repetitions are then independent, and pairing would only reduce their number.
     """
     return _compared(of, against, 2, _logs, seeds_matter)
 
 
 def churn_ratio(of: Served, against: Served) -> Ratio:
-    """The ratio of two churns between retrains, each the geometric mean over its pairs of seeds.
+    """The ratio of two churns between retrains. Each churn is the geometric mean over pairs of seeds.
 
-    All predictions are on the same rows. Seeds pair as in `ratio`. As it is seeds that are drawn, and not
-    pairs of them, the spread is that of the jackknife over seeds, which takes three. Where two retrains
-    are equal, their churn of 0 has no logarithm, and there is no ratio.
+    All predictions are on the same rows. Seeds are paired as in `ratio`. The random draws are seeds and
+    not pairs of seeds, so the spread is that of the jackknife over seeds. The jackknife needs three
+    seeds. If two retrains are equal, their churn of 0 has no logarithm, and there is no ratio.
     """
     return _compared(of, against, 3, lambda served: pseudo_values(distances(served)))
 
 
 def by_seed(trials: pd.DataFrame, column: str) -> dict[int, float]:
-    """A figure of the trials of one configuration, NaN where a trial has none."""
+    """A figure of the trials of one configuration, by seed. NaN if a trial has no such figure."""
     figures = zip(trials["seed"].astype(int), trials[column].astype(float), strict=True)
     return dict(figures)
 
@@ -131,7 +137,10 @@ def _compared(
     logs: Callable[[Mapping[int, Repeated]], Logs],
     seeds_matter: bool = True,
 ) -> Ratio:
-    """A ratio with an interval where there are `fewest` repetitions, given what makes logs of a side."""
+    """A ratio, with an interval if there are at least `fewest` repetitions.
+
+    `logs` computes the logs of one side.
+    """
     note, alone = "", sorted(set(of) ^ set(against))
     shared = sorted(set(of) & set(against))
     paired = seeds_matter and len(shared) >= fewest
@@ -149,7 +158,7 @@ def _compared(
         value = math.exp(above.mean() - below.mean())
         return Ratio(value, repetitions=repetitions, note=few)
     centre, half, p = student(above - below) if paired else welch(above, below)
-    with np.errstate(over="ignore"):  # two seeds far apart leave everything open
+    with np.errstate(over="ignore"):  # with two distant seeds the interval may reach infinity
         value, low, high = map(float, np.exp([centre, centre - half, centre + half]))
     return Ratio(value, low, high, float(p), repetitions, note)
 
@@ -171,8 +180,9 @@ def named(seeds: Sequence[int]) -> str:
 def differing(p_values: Sequence[float]) -> list[bool]:
     """Which of several ratios differ from 1, by Holm's procedure (1979) on their p-values.
 
-    The chance that any ratio that is 1 is among them is at most 5 %, however they depend on each other.
-    A ratio without an interval has a p-value of NaN: it differs never and does not count.
+    The chance that any ratio whose true value is 1 is called different is at most 5 %. This holds
+    however the ratios depend on each other. A ratio without an interval has a p-value of NaN. It never
+    differs and does not count as a comparison.
     """
     tested = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
     found = [False] * len(p_values)
@@ -184,7 +194,7 @@ def differing(p_values: Sequence[float]) -> list[bool]:
 
 
 def distances(served: Served) -> NDArray[np.float64]:
-    """The churn between any two retrains: [seeds, seeds], symmetric, 0 on the diagonal."""
+    """The churn between every two retrains: [seeds, seeds], symmetric, with 0 on the diagonal."""
     predicted = [*served.values()]
     found = np.zeros((len(predicted), len(predicted)))
     for i, j in zip(*np.triu_indices(len(predicted), 1), strict=True):
@@ -193,20 +203,21 @@ def distances(served: Served) -> NDArray[np.float64]:
 
 
 def pseudo_values(apart: NDArray[np.float64]) -> Logs:
-    """What each seed contributes to the log of the churn between retrains: the jackknife's pseudo-values.
+    """The jackknife's pseudo-values of the mean log churn, one for each seed.
 
-    Their mean is the mean log of the churn over all pairs, and their variance over n is the jackknife's
-    (Arvesen, 1969, of a mean over pairs). It is right where a seed is as far from all others, and too
-    large where distances vary from pair to pair.
+    Their mean is the mean log churn over all pairs. Their variance divided by n is the jackknife
+    variance of a mean over pairs (Arvesen, 1969). The variance is right if each seed has the same
+    distance to all others. It is too large if distances vary from pair to pair.
 
     Args:
-        apart: [..., seeds, seeds] as of `distances`.
+        apart: distances [..., seeds, seeds], as `distances` returns them.
 
     Returns:
-        [..., seeds]; all are equal where there are two seeds, which say nothing of a spread.
+        Pseudo-values [..., seeds]. With two seeds they are equal, because two seeds say nothing about
+        the spread.
 
     Raises:
-        NoLogs: there is no pair, or one does not differ.
+        NoLogs: there is no pair of seeds, or two retrains are equal.
     """
     n = apart.shape[-1]
     if n < 2:
@@ -221,20 +232,24 @@ def pseudo_values(apart: NDArray[np.float64]) -> Logs:
 
 
 def churn(first: NDArray[Any], second: NDArray[Any]) -> float:
-    """How far the predictions of two retrains differ: the mean absolute difference.
+    """The churn between two retrains: the mean absolute difference of their predictions.
 
-    As in Anil et al. (2018). Of distributions over classes, half the sum over the classes:
-    the total variation distance, which for two classes is the same.
+    The definition is that of Anil et al. (2018). For distributions over classes, the difference of a
+    row is half the sum over the classes. This is the total variation distance. For two classes both
+    definitions agree.
 
     Args:
         first: probabilities [rows] of a positive label, or [rows, classes].
-        second: likewise, on the same rows.
+        second: predictions of the same shape on the same rows.
     """
     difference = np.abs(first - second)
     return float(difference.mean() if difference.ndim == 1 else difference.sum(axis=-1).mean() / 2)
 
 
 def disagreement(first: NDArray[Any], second: NDArray[Any]) -> float:
-    """The share of rows for which two retrains predict another label; arguments as of `churn`."""
+    """The share of rows for which two retrains predict different labels.
+
+    The arguments are those of `churn`.
+    """
     labels = [p > 0.5 if p.ndim == 1 else p.argmax(axis=-1) for p in (first, second)]
     return float((labels[0] != labels[1]).mean())

@@ -1,4 +1,4 @@
-"""The studies of a sweep, as its record holds them."""
+"""Reads the studies of a sweep from its record."""
 
 from dataclasses import replace
 from typing import Any
@@ -18,7 +18,7 @@ UNITS = {
 
 
 def by_study(results: Results) -> dict[str, Results]:
-    """The same results with one study of the sweep each, by the study's run in MLflow."""
+    """For each study of the sweep, the results with that study alone, by the study's run id in MLflow."""
     benchmark, told = results.benchmark, results.benchmark.get("sweep", {"studies": []})
     return {
         study["run_id"]: replace(
@@ -29,7 +29,7 @@ def by_study(results: Results) -> dict[str, Results]:
 
 
 def settings_of(results: Results) -> dict[str, Any]:
-    """How the sweep was done: the section `sweep` of the benchmark."""
+    """The settings of the sweep: the section `sweep` of the benchmark."""
     settings: dict[str, Any] = results.benchmark["sweep"]["settings"]
     return settings
 
@@ -46,7 +46,7 @@ def completed(study: Study) -> list[Tried]:
 
 
 def title(results: Results, study: Study) -> str:
-    """A study in words, e.g. `Downpour SGD, 2 workers`."""
+    """The title of a study, e.g. `Downpour SGD, 2 workers`."""
     name = names(results).get(study["algorithm"], study["algorithm"])
     *fewer, most = study["workers"]
     return f"{name}, {' or '.join([*map(str, fewer), counted(most, 'worker')])}"

@@ -1,4 +1,4 @@
-"""Verdicts on the papers' claims, computed from stored results."""
+"""Computes verdicts on the papers' claims from stored results."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -17,13 +17,13 @@ from paceline.reports.measures.statistics import Ratio, churn_ratio, named, rati
 Outcome = Literal[
     "reproduced", "by construction", "not reproduced", "inconclusive", "not judged", "not run"
 ]
-SHOWN = 3  # so many settings are named that a claim needs otherwise
-BAND = 0.001  # a verdict on what a target takes has to hold for targets this much lower and higher
+SHOWN = 3  # at most so many settings that depart from a claim's conditions are named
+BAND = 0.001  # a verdict on costs to the target must hold for targets lower and higher by this fraction
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the results say of a claim, and why."""
+    """The outcome of a claim, and the reason."""
 
     claim: Claim
     outcome: Outcome
@@ -32,17 +32,19 @@ class Verdict:
 
 
 def judge(claim: Claim, results: Results) -> Verdict:
-    """The verdict on one claim.
+    """Judges one claim.
 
-    It is reproduced where the 95 % interval of the ratio lies within the bound, not reproduced where it
-    lies beyond it, and else inconclusive, as it is with one seed. A claim about the target is
-    inconclusive, too, where a target lower or higher by `BAND` gives another verdict. A trial that failed
-    or missed the target counts: it needs more than what it had spent in the end.
+    The claim is reproduced if the 95 % interval of the ratio lies within the bound. It is not
+    reproduced if the interval lies outside the bound. Otherwise it is inconclusive. With one seed it is
+    inconclusive. A claim about the target is also inconclusive if a target lower or higher by the
+    fraction `BAND` gives another verdict. A trial that failed or missed the target counts: it needs
+    more than what it had spent when it ended.
 
     Args:
-        claim: what is claimed.
-        results: of a benchmark; of another than the claim's, it counts as not run. Where it was run
-            with other settings than the claim's conditions, it is not judged.
+        claim: the claim.
+        results: the results of a benchmark. If they are those of another benchmark than the claim's,
+            the outcome is "not run". If the settings differ from the claim's conditions, the outcome is
+            "not judged".
     """
     if results.benchmark["name"] != claim.benchmark:
         return Verdict(claim, "not run", reason=f"tested by the benchmark {claim.benchmark}")
@@ -64,7 +66,7 @@ def judge(claim: Claim, results: Results) -> Verdict:
 
 
 def departures(claim: Claim, configuration: Mapping[str, Any]) -> Iterator[str]:
-    """The conditions of a claim that a resolved configuration does not meet, with what it has instead."""
+    """The conditions of a claim that a resolved configuration does not meet, with the actual values."""
     labels = {side.partition("@")[0] for side in claim.sides}
 
     def walk(wanted: Mapping[str, Any], found: Any, place: str) -> Iterator[str]:
@@ -81,7 +83,7 @@ def departures(claim: Claim, configuration: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _judge(claim: Claim, results: Results, target: float | None = None) -> Verdict:
-    """The verdict at one target, the benchmark's own unless another is given."""
+    """The verdict at one target. By default it is the benchmark's own target."""
     ended = [_ended(side, results) for side in claim.sides]
     for side, trials in zip(claim.sides, ended, strict=True):
         if trials.empty:
@@ -121,7 +123,7 @@ def _missed(
     sides: list[dict[int, float]],
     missed: list[list[int]],
 ) -> Verdict:
-    """The verdict where trials failed or missed the target: each needs more than what it had spent."""
+    """The verdict if trials failed or missed the target. Each needs more than it had spent."""
     what = "missed the target" if claim.measure in SPENT else "has no figure"
     reason = " and ".join(
         f"{side} {what} with {named(lost)}"
@@ -149,7 +151,7 @@ def _ratio(claim: Claim, sides: list[dict[int, float]]) -> Ratio:
 
 
 def _outcome(claim: Claim, found: Ratio) -> Outcome:
-    # An end that is unknown (NaN) lies within no bound and beyond none.
+    # An unknown end (NaN) lies neither within a bound nor outside it.
     if claim.at_least <= found.low and found.high <= claim.at_most:
         return "by construction" if claim.arithmetic else "reproduced"
     beyond = found.high < claim.at_least or found.low > claim.at_most
@@ -157,7 +159,10 @@ def _outcome(claim: Claim, found: Ratio) -> Outcome:
 
 
 def _ended(side: str, results: Results) -> pd.DataFrame:
-    """The trials of a configuration that finished or failed; who interrupted one says nothing of it."""
+    """The trials of a configuration that finished or failed.
+
+    Killed trials are left out, because an interruption says nothing about the configuration.
+    """
     label, _, workers = side.partition("@")
     trials = results.trials
     return trials[
@@ -168,7 +173,10 @@ def _ended(side: str, results: Results) -> pd.DataFrame:
 
 
 def _figure(measure: str, trial: Any, results: Results, target: float | None) -> float:
-    """A figure of one trial, to `target` where it is given; NaN where the trial failed or has none."""
+    """A figure of one trial. NaN if the trial failed or has no such figure.
+
+    If `target` is given, the costs to the target are those to `target`.
+    """
     if trial["status"] != "FINISHED":
         return math.nan
     curve = _curve(trial, results)
@@ -189,7 +197,7 @@ def _figure(measure: str, trial: Any, results: Results, target: float | None) ->
 
 
 def _spent(measure: str, trial: Any, results: Results) -> float:
-    """What a trial had spent in the end of what it may need to the target; NaN where it is unknown."""
+    """The cost that a trial had spent when it ended. NaN if it is not known."""
     column, curve = SPENT[measure], _curve(trial, results)
     if column in trial:
         return float(trial[column])

@@ -1,1 +1,1 @@
-"""What a report says in words and tables."""
+"""The text and the tables of a report."""

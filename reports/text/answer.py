@@ -1,4 +1,4 @@
-"""The first page of a report: the question, the answer in sentences, and what it holds for."""
+"""The first page of a report: the question, the answer in sentences, and its scope."""
 
 from collections.abc import Callable
 from typing import Any
@@ -34,12 +34,12 @@ from paceline.reports.measures.ranking import (
 from paceline.reports.measures.results import Results
 
 NONE = "–"
-NAMED = 3  # so many configurations are named
+NAMED = 3  # a sentence names at most so many tied configurations
 Format = Callable[[Any], str]
 
 
 def question(results: Results) -> str:
-    """What the benchmark asks."""
+    """The question that the benchmark answers."""
     which = f"Which of {counted(len(configurations(results.trials)), 'configuration')}"
     loss, goal = results.benchmark["loss_name"], target(results)
     if goal is None:
@@ -51,7 +51,7 @@ def question(results: Results) -> str:
 
 
 def answer(results: Results) -> list[str]:
-    """The answer, sentence by sentence, and what qualifies it."""
+    """The answer and its qualifications, one sentence in each entry."""
     trials, done = results.trials, finished(results)
     if done.empty:
         return ["No trial finished, so there is no answer."]
@@ -68,7 +68,7 @@ def answer(results: Results) -> list[str]:
 
 
 def _costs(results: Results, there: list[Configuration]) -> list[str]:
-    """The least time to the target, measured and modelled, and the fewest bytes."""
+    """Sentences on the least time to the target, measured and modelled, and on the fewest bytes."""
     seconds: Format = "{:,.1f} s".format
     sole = [group for group in there if not timed(group[2], MEASURED).empty]
     sending = [group for group in there if group[2]["bytes_to_target"].gt(0).all()]
@@ -90,7 +90,7 @@ def _costs(results: Results, there: list[Configuration]) -> list[str]:
 
 
 def _losses(results: Results) -> list[str]:
-    """The lowest loss, where there are no costs to compare."""
+    """Sentences on the lowest loss, if there are no costs to compare."""
     goal = target(results)
     sentences = []
     if goal is None:
@@ -110,13 +110,13 @@ def _losses(results: Results) -> list[str]:
 
 
 def _has_losses(rows: pd.DataFrame) -> bool:
-    """Whether trials can be ranked by their loss: all finished, and no remark forbids it."""
+    """Whether trials can be ranked by their loss: all finished with a loss, and no remark forbids it."""
     whole = rows["status"].eq("FINISHED") & rows["best_loss"].notna()
     return bool(whole.all()) and rankable(rows)
 
 
 def _verdict(results: Results, ranking: Ranking, column: str, what: str, shown: Format) -> str:
-    """What a ranking comes to, in one sentence."""
+    """The result of a ranking in one sentence."""
 
     def told(group: Configuration) -> str:
         algorithm, workers, rows = group
@@ -147,7 +147,7 @@ def _verdict(results: Results, ranking: Ranking, column: str, what: str, shown: 
 
 
 def _remedy(of: pd.DataFrame, against: pd.DataFrame, column: str, lead: Comparison) -> str:
-    """What would tell two configurations apart."""
+    """The part of a sentence that says what would tell two configurations apart."""
     if not lead.resolved:
         return ", within one evaluation of each other, so that more evaluations are needed first"
     if isinstance(lead.found, Difference):
@@ -171,7 +171,7 @@ def _reached(results: Results) -> str:
 
 
 def scope(results: Results) -> str:
-    """What the answer holds for: model, data, machine, link and tuning."""
+    """The scope of the answer: model, data, machine, link and tuning."""
     config, hardware = results.benchmark["benchmark"], results.benchmark["environment"]["hardware"]
     data = results.benchmark["data"]
     model = config["workload"]["task"]["name"].rpartition(":")[2]

@@ -71,7 +71,7 @@ def _of_curves(results: Results) -> dict[str, tuple[str, str]]:
 
 
 def _of_scaling(results: Results, times: Timing) -> dict[str, tuple[str, str]]:
-    """Of the figures that compare times of one kind."""
+    """The headings and captions of the figures that compare times of one kind."""
     bars = (
         " Points are means over seeds, bars reach from the least to the greatest."
         if several_seeds(results)
@@ -161,7 +161,7 @@ def _of_retrains(results: Results) -> dict[str, tuple[str, str]]:
 
 
 def _reference(results: Results, times: Timing) -> tuple[str, str]:
-    """What the others are compared with, and its throughput in brackets."""
+    """The name of the reference configuration, and its throughput in brackets."""
     try:
         base = reference(timed(finished(results), times))
     except NothingToDraw:
@@ -176,7 +176,7 @@ def _hollow(results: Results) -> str:
 
 
 def _kind(results: Results, times: Timing) -> str:
-    """What kind of times are drawn, where there are two."""
+    """The kind of times that a figure shows, if there are two kinds."""
     if times != MEASURED:
         return (
             f" All times are modelled: what the slowest rank computes and then, over {results.link},"

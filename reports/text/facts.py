@@ -1,4 +1,4 @@
-"""What was run, and on what: the facts of a report."""
+"""The facts of a report: the configuration, the data, the hardware and the versions."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from paceline.reports.measures.results import Results
 
 
 def facts(results: Results) -> list[list[str]]:
-    """Pairs of a name and its value for the block under the title."""
+    """Pairs of a name and a value for the block under the title."""
     config, environment = results.benchmark["benchmark"], results.benchmark["environment"]
     workload, scale = config["workload"], config["scale"]
     stated = {
@@ -43,7 +43,7 @@ def _target(results: Results) -> str:
 
 
 def _plugin(plugin: dict[str, Any]) -> str:
-    """A class of the configuration without its module, and what it was built with."""
+    """A class of the configuration without its module, and the arguments of its constructor."""
     name: str = plugin["name"].partition(":")[2]
     return name + _settings(plugin["arguments"])
 
@@ -76,7 +76,7 @@ def _budget(budget: dict[str, Any]) -> str:
 
 
 def _partition(partition: dict[str, Any] | None) -> str | None:
-    """Its kind, and of its parameters the one that goes with it."""
+    """The kind of a partition and the parameter that belongs to this kind."""
     partition = partition or {}
     match partition.get("kind"):
         case "labels" as kind:
@@ -88,7 +88,7 @@ def _partition(partition: dict[str, Any] | None) -> str | None:
 
 
 def _fault(fault: dict[str, Any] | None) -> str | None:
-    """What went wrong on purpose, where anything did."""
+    """The injected fault. None if there was none."""
     fault = fault or {}
     match fault.get("kind", "none"):
         case "none":

@@ -1,4 +1,4 @@
-"""The table of the first page: a row a configuration, with the remarks on it."""
+"""The table of the first page: one row for each configuration, with the remarks on it."""
 
 from typing import Any
 
@@ -22,9 +22,10 @@ MARKS = dict(zip(MEANING, "¹²³⁴", strict=True))
 
 
 def summary(results: Results) -> dict[str, Any]:
-    """A row for each algorithm and number of workers, the means over its seeds that finished.
+    """The table: one row for each algorithm and number of workers, with means over its finished seeds.
 
-    `header`, `widths` (in parts of the whole) and `rows`.
+    Returns:
+        `header`, `widths` (relative widths of the columns) and `rows`.
     """
     facts, goal = results.benchmark, target(results)
     columns: list[tuple[str, float]] = [("algorithm", 2.5), ("workers", 1.2)]
@@ -79,7 +80,7 @@ def _row(results: Results, label: str, workers: int, trials: pd.DataFrame) -> li
 
 
 def mean_and_range(values: "pd.Series[float]", shown: Format) -> str:
-    """The mean, and in a second line the least and the greatest where they differ."""
+    """The mean. If the values differ, a second line has the least and the greatest."""
     values = values.dropna().astype(float)
     if values.empty:
         return NONE
@@ -92,7 +93,7 @@ def mean_and_range(values: "pd.Series[float]", shown: Format) -> str:
 
 
 def remarks(results: Results) -> list[str]:
-    """The remarks on rows of the summary, each with its mark and what it means."""
+    """The remarks on rows of the summary, each with its mark and its meaning."""
     told = []
     for remark in remarked(results.trials):
         unranked = " Not ranked." if remark in UNRANKED else ""
@@ -101,7 +102,7 @@ def remarks(results: Results) -> list[str]:
 
 
 def notes(results: Results) -> list[str]:
-    """What the reader of the summary must know."""
+    """Notes on how to read the summary."""
     told = []
     if target(results) is not None:
         told.append(

@@ -33,13 +33,15 @@ from paceline.reports.text import tuning
 from paceline.reports.text.answer import NONE
 
 Table = dict[str, Any]
-NEGLIGIBLE = 1e-4  # a parameter of a law
+NEGLIGIBLE = 1e-4  # a parameter of a law up to this is shown as 0
 
 
 def tables(results: Results) -> list[Table]:
-    """Those tables that these results can fill: `title`, `note`, `widths`, `header` and `rows`.
+    """The tables for which these results have rows.
 
-    A cell has its `text` and whether it is `strong`.
+    Returns:
+        For each table, its `title`, `note`, `widths`, `header` and `rows`. A cell has a `text`, and
+        `strong` says whether it is bold.
     """
     told = [
         ratios(results),
@@ -61,7 +63,7 @@ def _cell(content: str | Table) -> Table:
 
 
 def ratios(results: Results) -> Table:
-    """What each configuration needs, relative to the reference, with its interval over seeds."""
+    """The costs of each configuration relative to the reference, with intervals over seeds."""
     shown = {
         "steps_to_target": "steps to target",
         "examples_to_target": "examples to target",
@@ -97,7 +99,7 @@ def ratios(results: Results) -> Table:
 
 
 def _ratios(others: list[pd.DataFrame], base: pd.DataFrame, column: str) -> list[Table]:
-    """The cells of a column, strong where a difference counts."""
+    """The cells of a column. A cell is strong if its difference counts."""
     missing = [_no_ratio(own, base, column) for own in others]
     found = [
         None if why else compare(own, base, column)
@@ -115,7 +117,7 @@ def _ratios(others: list[pd.DataFrame], base: pd.DataFrame, column: str) -> list
 
 
 def _no_ratio(own: pd.DataFrame, base: pd.DataFrame, column: str) -> str | None:
-    """Why a figure of a configuration cannot be compared with the reference."""
+    """Why a figure of a configuration cannot be compared with the reference. None if it can."""
     for rows, who in ((own, ""), (base, "reference: ")):
         reached = int(rows["target_reached"].eq(True).sum())
         if reached < len(rows):
@@ -126,7 +128,7 @@ def _no_ratio(own: pd.DataFrame, base: pd.DataFrame, column: str) -> str | None:
 
 
 def scaling(results: Results, times: Timing = MEASURED) -> Table:
-    """What more workers bring each algorithm by times of one kind, and the laws fitted to it."""
+    """The efficiencies of each algorithm by times of one kind, and the laws fitted to its speedup."""
     trials = timed(finished(results), times)
     counts = sorted(int(n) for n in trials["workers"].unique())
     base = trials[trials["algorithm"] == "baseline"]
@@ -192,7 +194,7 @@ def _law(law: Law, workers: list[float], speedups: list[float]) -> str:
 
 
 def retrains(results: Results) -> Table:
-    """How far two retrains with different seeds differ, for every configuration with several."""
+    """How much retrains with different seeds differ, for each configuration with several seeds."""
     rows = []
     for algorithm, workers, own in configurations(finished(results)):
         cells = []
@@ -225,7 +227,7 @@ def retrains(results: Results) -> Table:
 
 
 def sameness(results: Results) -> Table:
-    """Reproducibility of three kinds."""
+    """The table of the kinds of reproducibility."""
     return {
         "title": "Reproducibility",
         "note": "Of the trials of this benchmark that finished. Equal weights are equal SHA-256 hashes.",
@@ -236,7 +238,7 @@ def sameness(results: Results) -> Table:
 
 
 def claims(results: Results) -> Table:
-    """The verdicts on the papers' claims, where this benchmark is the one that tests them."""
+    """The verdicts on the papers' claims that this benchmark tests."""
     verdicts = [judge(claim, results) for claim in read_claims()]
     rows = [
         [

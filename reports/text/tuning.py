@@ -1,4 +1,4 @@
-"""How a sweep came to the configurations that it retrained, in sentences and tables."""
+"""Sentences and tables on how a sweep chose the configurations that it retrained."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ CAPTIONS = {
 
 
 def protocol(results: Results) -> str:
-    """How the sweep was done, in sentences."""
+    """Sentences on how the sweep was done."""
     settings = settings_of(results)
     goals = listed([UNITS[name] for name in settings["objectives"]])
     many = "s" if len(settings["tuning_seeds"]) > 1 else ""
@@ -46,7 +46,7 @@ def protocol(results: Results) -> str:
 
 
 def studies(results: Results) -> dict[str, Any]:
-    """A row a study: what became of its budget, and what tuning gained."""
+    """The table of studies: one row for each, with the use of its budget and the gain by tuning."""
     (objective, *_) = settings_of(results)["objectives"]
     shown = si_bytes if objective == "bytes_to_target" else "{:.4g}".format
     rows = []
@@ -89,7 +89,7 @@ def _told(trial: Tried | None, shown: Format) -> str:
 
 
 def spaces(results: Results) -> dict[str, Any]:
-    """A row a study and dimension: what was drawn from, and what was chosen."""
+    """The table of search spaces: one row for each dimension of a study, with its range and choice."""
     rows = []
     for study in studies_of(results):
         best: dict[str, Any] = {}
