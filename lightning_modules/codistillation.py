@@ -76,7 +76,9 @@ class Codistillation(IndependentReplicas):
             raise ValueError(f"alpha and burn_in must not be negative: {alpha}, {burn_in}")
         self.alpha, self.burn_in, self.period, self.teachers = alpha, burn_in, period, teachers
         self.checkpoints: list[State] | None = None
-        self.models: list[Task] = []  # a plain list: torch must not register the teachers as modules
+        self.models: list[
+            Task
+        ] = []  # a plain list: torch must not register the teachers as modules
         self.agreement = torch.zeros(())
         self.row_bytes = 0
 
@@ -124,7 +126,7 @@ class Codistillation(IndependentReplicas):
 
     @torch.no_grad()
     def _targets(self, batch: Any, logits: Tensor) -> Tensor | None:
-        """Returns the mean prediction of the other replicas on this batch, or None if none is known yet."""
+        """Returns the mean prediction of the other replicas on this batch, or None if there is none."""
         if self.teachers == "checkpoints":
             if self.checkpoints is None:
                 return None
