@@ -40,11 +40,7 @@ class ClickTable(Clicks):
         DataError: an argument is out of range, or the data cannot be used.
     """
 
-    provides = (
-        "hash_size",
-        "integers",
-        "categoricals",
-    )  # what a model needs to know about the data
+    provides = ("hash_size", "integers", "categoricals")  # what a model needs to know
 
     def __init__(
         self,

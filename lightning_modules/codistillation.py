@@ -76,9 +76,7 @@ class Codistillation(IndependentReplicas):
             raise ValueError(f"alpha and burn_in must not be negative: {alpha}, {burn_in}")
         self.alpha, self.burn_in, self.period, self.teachers = alpha, burn_in, period, teachers
         self.checkpoints: list[State] | None = None
-        self.models: list[
-            Task
-        ] = []  # a plain list: torch must not register the teachers as modules
+        self.models: list[Task] = []  # a plain list, so that torch does not train the teachers
         self.agreement = torch.zeros(())
         self.row_bytes = 0
 
