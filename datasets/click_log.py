@@ -38,7 +38,7 @@ CHALLENGE_CARDINALITIES = np.array([
 CARDINALITIES = np.maximum(np.minimum(CHALLENGE_CARDINALITIES, 100), CHALLENGE_CARDINALITIES // 46)
 ZIPF_EXPONENT = 1.15
 
-# Shares of missing values, approximate.
+# The approximate shares of missing values.
 CATEGORY_MISSING = np.zeros(CATEGORIES)
 CATEGORY_MISSING[[2, 3, 11, 15, 20, 23]] = 0.034  # C3 C4 C12 C16 C21 C24
 CATEGORY_MISSING[5] = 0.12
@@ -47,7 +47,7 @@ CATEGORY_MISSING[21] = 0.76
 INTEGER_MISSING = np.array(
     [0.45, 0.0, 0.21, 0.22, 0.026, 0.22, 0.043, 0.0005, 0.043, 0.45, 0.043, 0.77, 0.22]
 )
-# Log-normal counts: median and 90th percentile of 1 + x, approximate. I2 reaches below zero.
+# Approximate median and 90th percentile of 1 + x, which is log-normal. I2 can be negative.
 INTEGER_MEDIAN = np.array([2.0, 4.0, 7.0, 5.0, 2800.0, 41.0, 4.0, 8.0, 42.0, 1.5, 2.5, 1.3, 6.0])
 INTEGER_P90 = np.array(
     [9.0, 190.0, 52.0, 21.0, 33000.0, 340.0, 30.0, 36.0, 310.0, 2.5, 6.0, 3.0, 28.0]

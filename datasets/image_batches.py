@@ -53,11 +53,11 @@ class StoredImages(Dataset[ImageBatch]):
         return len(self._part.labels)
 
     def __getitem__(self, index: int) -> ImageBatch:
-        """One example, as a batch of one."""
+        """Returns one example as a batch of size 1."""
         return self.__getitems__([index])
 
     def __getitems__(self, indices: Indices) -> ImageBatch:
-        """The examples at `indices` as one batch."""
+        """Returns the examples at `indices` as one batch."""
         image = self._standard(self._part.images.take(indices, axis=0))
         if self._augment:
             image = _moved(image)
@@ -90,7 +90,7 @@ class ImagesOnDisk(Dataset[ImageBatch]):
         return len(self._part.labels)
 
     def __getitem__(self, index: int) -> ImageBatch:
-        """One example, as a batch of one."""
+        """Returns one example as a batch of size 1."""
         return self.__getitems__([index])
 
     def __getitems__(self, indices: Indices) -> ImageBatch:

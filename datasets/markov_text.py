@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 RECIPE_VERSION = 1  # raise it when the same seed gives other text
 SYMBOLS = ascii_lowercase
-CONCENTRATION = 0.05  # of the Dirichlet distribution; small: few symbols are likely after a pair
+CONCENTRATION = 0.05  # of the Dirichlet distribution: few symbols are likely after a pair
 UNIFORM_SHARE = 0.01
 BLOCK = 1 << 16  # symbols
 _TABLE, _TRAIN, _VALIDATION = range(3)

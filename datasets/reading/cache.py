@@ -120,7 +120,7 @@ def find_or_build(
     with explained(f"cannot write the cache {cache}", "free space there or set another cache_dir"):
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(cache / f"{owner}.lock"):
-            found = find()  # another process may have built it meanwhile
+            found = find()  # another process may have built it in the meantime
             reason = damage(found) if found is not None else None
             if found is not None and reason is None:
                 return found
@@ -139,7 +139,7 @@ def _build(cache: Path, partial: Path, build: Callable[[Path], str]) -> Path:
             shutil.rmtree(entry, ignore_errors=True)
             partial.rename(entry)
             _sync(cache)
-        # Otherwise the same rows came from another place.
+        # Otherwise, the same rows were already cached from another place.
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return entry

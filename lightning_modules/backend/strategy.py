@@ -118,7 +118,7 @@ class DeepSpeedBackend(DeepSpeedStrategy):
         return self.layout.replica_of(self.global_rank)
 
     def setup_environment(self) -> None:
-        # Lightning's own strategy refuses every accelerator but CUDA here, and nothing else.
+        # Lightning's DeepSpeed strategy only adds a check here, which allows CUDA alone.
         DDPStrategy.setup_environment(self)
 
     def setup_distributed(self) -> None:
