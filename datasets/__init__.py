@@ -1,1 +1,1 @@
-"""Datasets: one module each for reading, caching and partitioning, with embedded defaults."""
+"""The data sets, one module per data set, and how examples are divided into parts and batches."""

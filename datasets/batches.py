@@ -1,4 +1,4 @@
-"""Which example goes to which rank at which step."""
+"""The order of the training examples: which rank gets which example at which step."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,12 +11,12 @@ from paceline.datasets.partition import Rows
 
 
 def collate(batch: Any) -> Any:
-    """Passes on the batch that `__getitems__` has already made."""
+    """Returns `batch` unchanged, because `__getitems__` has already made the batch."""
     return batch
 
 
 class PlainNumbers:
-    """Batches of row numbers as lists of Python integers, which is what datasets are written for."""
+    """Batches of row numbers, converted to lists of Python integers, which any dataset accepts."""
 
     def __init__(self, batches: Any) -> None:
         self.batches = batches
@@ -30,25 +30,26 @@ class PlainNumbers:
 
 
 def with_batches(loader: DataLoader[Any], batches: Any) -> DataLoader[Any]:
-    """The loader of a data module, with these batches of row numbers in place of its own."""
+    """Returns a copy of a data module's loader that loads these batches of row numbers."""
     return DataLoader(
         loader.dataset,
         batch_sampler=PlainNumbers(batches),
         collate_fn=loader.collate_fn,
-        # Else each pass over it draws from the random numbers that dropout goes on with.
+        # Otherwise, each pass would draw from torch's global generator, which dropout uses.
         generator=torch.Generator(),
     )
 
 
 class BatchOrder:
-    """The endless order in which some rows are seen, cut into batches that are all full.
+    """An endless shuffled order of rows, cut into batches of equal size.
 
-    The rows are shuffled anew each epoch and the epochs follow one another without a gap.
+    The rows are shuffled again for each epoch. A batch can contain the end of one epoch and the start of
+    the next.
 
     Args:
-        rows: the rows, or how many there are.
-        batch_size: examples a batch.
-        seed: of the order.
+        rows: the row numbers, or the number of rows.
+        batch_size: the number of examples per batch.
+        seed: the seed of the order.
 
     Raises:
         ValueError: there are no rows.
@@ -62,7 +63,7 @@ class BatchOrder:
         self._epoch, self._shuffled = -1, self.rows
 
     def batch(self, number: int) -> Rows:
-        """Batch `number` [batch_size] of the order, counted from 0."""
+        """Returns the row numbers [batch_size] of batch `number`, counted from 0."""
         cursor, stop = number * self.batch_size, (number + 1) * self.batch_size
         taken = []
         while cursor < stop:
@@ -76,16 +77,17 @@ class BatchOrder:
 
 
 class BatchStream(Sampler[Rows]):
-    """The batches of one rank; each iteration yields those up to the next evaluation.
+    """The batches of one rank. Each iteration yields the batches up to the next evaluation.
 
-    At step s the ranks that share an order take its next batches, the one with place r the r-th of
-    them. N ranks with batch b thus see together, at each step, what one rank with batch N b sees.
+    Several ranks can share an order. At each step, they take its next batches: the rank with place r
+    takes the r-th of them. So N ranks with batch size b together see the same examples at each step as
+    one rank with batch size N b.
 
     Args:
-        order: where the batches come from.
-        place: of this rank among those that share the order.
-        sharers: how many they are.
-        every: steps between two evaluations.
+        order: the order that the batches come from.
+        place: the place of this rank among the ranks that share the order, counted from 0.
+        sharers: the number of ranks that share the order.
+        every: the number of steps between two evaluations.
     """
 
     def __init__(self, order: BatchOrder, place: int = 0, sharers: int = 1, every: int = 1) -> None:
@@ -93,9 +95,14 @@ class BatchStream(Sampler[Rows]):
         self.segment = self.step = 0
 
     def go_on(self, step: int, evaluations: int) -> int:
-        """Goes on after `step` steps, where training is resumed; the number of the segment it is in.
+        """Continues after `step` steps when training is resumed.
 
-        `evaluations` have been had, or had but for the one at hand.
+        Args:
+            step: the number of steps that this rank has taken.
+            evaluations: the number of completed evaluations, without the current one.
+
+        Returns:
+            The number of the segment that training continues in. A segment ends with an evaluation.
         """
         self.step, self.segment = step, step // self.every
         return self.segment
@@ -110,18 +117,18 @@ class BatchStream(Sampler[Rows]):
 
 
 class TicketStream(BatchStream):
-    """The batches of a rank that does not wait for the others: whoever is free takes the next one.
+    """The batches of a rank of an asynchronous algorithm. The first free rank takes the next batch.
 
-    All ranks draw from one row of tickets, so that a fast rank takes more batches than a slow one, and
-    together they take as many as ranks in step would. The ticket that a rank draws beyond the end of a
-    segment it keeps for the next.
+    All ranks draw tickets from one counter, and a ticket allows one step. A fast rank therefore takes
+    more batches than a slow one. Together, the ranks take as many batches as synchronous ranks would.
+    If a rank draws a ticket beyond the end of the segment, it keeps the ticket for the next segment.
 
     Args:
-        order: where the batches come from.
-        draw: gives this rank the next ticket, counted from 0 over all ranks.
-        own: whether the order is this rank's alone; otherwise the ticket is the number of the batch.
-        workers: how many ranks draw.
-        every: steps between two evaluations, the mean over the ranks.
+        order: the order that the batches come from.
+        draw: returns the next ticket for this rank, counted from 0 over all ranks.
+        own: if True, this rank alone uses the order. If False, the ticket is the number of the batch.
+        workers: the number of ranks that draw.
+        every: the number of steps between two evaluations, as a mean over the ranks.
     """
 
     def __init__(
@@ -132,7 +139,7 @@ class TicketStream(BatchStream):
         self.first, self.held = 0, -1
 
     def go_on(self, step: int, evaluations: int) -> int:
-        # Ranks that run free can be saved together at an evaluation alone.
+        # Asynchronous ranks can be saved together only at an evaluation.
         self.step, self.segment = step, evaluations + 1
         self.first = self.segment * self.every * self.sharers
         return self.segment

@@ -1,13 +1,14 @@
 """The embedded default: a synthetic click log with the shape of Criteo's challenge log.
 
-Every row is drawn; nothing comes from a person. Its look follows what is published about the
-challenge (numbers of distinct values, click rate) or read approximately off its first rows (rates
-of missing values, medians and 90th percentiles of the integers). Labels are drawn from a hidden
-teacher, a factorisation machine (Rendle, 2010) plus a multi-layer perceptron, so the true click
-probability of every row, and with it the lowest log loss any model can reach, is known.
+Every row is drawn at random. No row comes from a person. The numbers of distinct values and the click
+rate are those published about the challenge. The rates of missing values, and the medians and 90th
+percentiles of the integers, are approximations from the first rows of its log. The labels are drawn from
+a hidden teacher: a factorisation machine (Rendle, 2010) plus a multi-layer perceptron. So the true click
+probability of every row is known, and so is the lowest log loss that any model can reach.
 
-Rows come in blocks of `BLOCK_ROWS`, each drawn from its own stream keyed by seed, split and block
-number: the same rows whatever the number of rows, of readers, or the order they read in.
+The rows are drawn in blocks of `BLOCK_ROWS`. Each block has its own random stream, which depends on the
+seed, the split and the number of the block. The rows therefore do not depend on the number of rows, the
+number of readers or the order of reading.
 """
 
 from collections.abc import Iterator
@@ -37,7 +38,7 @@ CHALLENGE_CARDINALITIES = np.array([
 CARDINALITIES = np.maximum(np.minimum(CHALLENGE_CARDINALITIES, 100), CHALLENGE_CARDINALITIES // 46)
 ZIPF_EXPONENT = 1.15
 
-# Shares of missing values, approximate.
+# The approximate shares of missing values.
 CATEGORY_MISSING = np.zeros(CATEGORIES)
 CATEGORY_MISSING[[2, 3, 11, 15, 20, 23]] = 0.034  # C3 C4 C12 C16 C21 C24
 CATEGORY_MISSING[5] = 0.12
@@ -46,7 +47,7 @@ CATEGORY_MISSING[21] = 0.76
 INTEGER_MISSING = np.array(
     [0.45, 0.0, 0.21, 0.22, 0.026, 0.22, 0.043, 0.0005, 0.043, 0.45, 0.043, 0.77, 0.22]
 )
-# Log-normal counts: median and 90th percentile of 1 + x, approximate. I2 reaches below zero.
+# Approximate median and 90th percentile of 1 + x, which is log-normal. I2 can be negative.
 INTEGER_MEDIAN = np.array([2.0, 4.0, 7.0, 5.0, 2800.0, 41.0, 4.0, 8.0, 42.0, 1.5, 2.5, 1.3, 6.0])
 INTEGER_P90 = np.array(
     [9.0, 190.0, 52.0, 21.0, 33000.0, 340.0, 30.0, 36.0, 310.0, 2.5, 6.0, 3.0, 28.0]
@@ -60,21 +61,21 @@ _STREAMS = {"train": _TRAIN, "validation": _VALIDATION}
 
 
 class LabelledRows(NamedTuple):
-    """Rows of the log, and the probability of a click, float64 [n], that drew each label."""
+    """Rows of the log, and the click probability that each label was drawn with, float64 [n]."""
 
     rows: ClickRows
     probability: Float
 
     def head(self, rows: int) -> "LabelledRows":
-        """The first `rows` rows."""
+        """Returns the first `rows` rows."""
         return LabelledRows(self.rows.head(rows), self.probability[:rows])
 
 
 class ClickLog:
-    """The synthetic click log of one seed: endless, in blocks.
+    """The synthetic click log of one seed. It is endless and is drawn in blocks.
 
     Args:
-        seed: of the teacher and of the rows.
+        seed: the seed of the teacher and of the rows.
     """
 
     def __init__(self, seed: int) -> None:
@@ -82,7 +83,7 @@ class ClickLog:
         self._teacher = _Teacher(_generator(seed, _TEACHER), *_draw(_generator(seed, _CALIBRATION)))
 
     def block(self, split: Split, number: int) -> LabelledRows:
-        """Block `number` of a split: `BLOCK_ROWS` rows."""
+        """Returns block `number` of a split, which has `BLOCK_ROWS` rows."""
         generator = _generator(self.seed, _STREAMS[split], number)
         integers, ranks = _draw(generator)
         probability = self._teacher.probability(integers, ranks)
@@ -99,28 +100,30 @@ class ClickLog:
         return LabelledRows(rows, probability)
 
     def blocks(self, split: Split, rows: int) -> Iterator[LabelledRows]:
-        """The first `rows` rows of a split, block by block."""
+        """Yields the first `rows` rows of a split, block by block."""
         for number, start in enumerate(range(0, rows, BLOCK_ROWS)):
             yield self.block(split, number).head(rows - start)
 
     def write_text(self, file: Path, split: Split, rows: int) -> None:
-        """Write the first `rows` rows of a split in the challenge's tab-separated format."""
+        """Writes the first `rows` rows of a split in the challenge's tab-separated format."""
         with file.open("wb") as stream:
             for block in self.blocks(split, rows):
                 stream.write(to_text(block.rows))
 
 
 def log_loss(block: LabelledRows) -> float:
-    """Sum of -log(probability of the label drawn), in nats."""
+    """Returns the sum of -log(probability of the drawn label) over the rows, in nats."""
     label, probability = block.rows.label, block.probability
     return float(-np.log(np.where(label, probability, 1 - probability)).sum())
 
 
 class _Teacher:
-    """Click probability = sigmoid(parts @ weights + bias), from the parts linear, FM and MLP.
+    """The model that draws the labels: click probability = sigmoid(parts @ weights + bias).
 
-    What a value says is drawn once for it; frequent values say more, so that it can be learnt.
-    Weights and bias are set on a calibration block to give `SHARES`, `SPREAD` and `CLICK_RATE`.
+    The three parts are a linear model, a factorisation machine (FM) and a multi-layer perceptron (MLP).
+    The effect of each value is drawn once. Frequent values have larger effects, so that a model can
+    learn them. The weights and the bias are chosen on a calibration block so that `SHARES`, `SPREAD` and
+    `CLICK_RATE` hold.
     """
 
     FACTORS = 4
@@ -130,7 +133,7 @@ class _Teacher:
 
     def __init__(self, generator: np.random.Generator, integers: Float, ranks: Float) -> None:
         self._first = np.cumsum(CARDINALITIES) - CARDINALITIES  # row of each field's rank 0
-        # Rank r of a field speaks in proportion to (1 + r / 32)^-1/2.
+        # The effect of rank r of a field is proportional to (1 + r / 32)^-1/2.
         strength = np.concatenate([(1 + np.arange(n) / 32) ** -0.5 for n in CARDINALITIES])
         size = (len(strength), 1 + self.FACTORS)
         self._values = strength[:, None] * generator.standard_normal(size)
@@ -144,7 +147,10 @@ class _Teacher:
         self._bias = _bias_for(parts @ self._weights, CLICK_RATE)
 
     def probability(self, integers: Float, ranks: Float) -> Float:
-        """Click probabilities [n] of integers [n, 13] (NaN missing) and ranks [n, 26] (-1)."""
+        """Returns click probabilities [n] of integers [n, 13] and ranks [n, 26].
+
+        A missing integer is NaN, and a missing rank is -1.
+        """
         return _sigmoid(self._parts(integers, ranks) @ self._weights + self._bias)
 
     def _parts(self, integers: Float, ranks: Float) -> Float:
@@ -162,7 +168,7 @@ class _Teacher:
 
 
 def _bias_for(score: Float, rate: float) -> float:
-    """The bias at which the mean probability of `score` is `rate`, by bisection."""
+    """Finds by bisection the bias for which the mean probability of `score` is `rate`."""
     low, high = -20.0, 20.0
     for _ in range(60):
         middle = (low + high) / 2
@@ -179,7 +185,10 @@ def _generator(seed: int, *stream: int) -> np.random.Generator:
 
 
 def _draw(generator: np.random.Generator) -> tuple[Float, Float]:
-    """A block of integers [n, 13], NaN missing, and of ranks of values [n, 26], -1 missing."""
+    """Draws a block of integers [n, 13] and of ranks of values [n, 26].
+
+    A missing integer is NaN, and a missing rank is -1.
+    """
     normal = generator.standard_normal((BLOCK_ROWS, INTEGERS))
     integers = np.floor(np.exp(_MU + _SIGMA * normal)) - INTEGER_SHIFT
     integers[generator.random((BLOCK_ROWS, INTEGERS)) < INTEGER_MISSING] = np.nan
@@ -190,7 +199,7 @@ def _draw(generator: np.random.Generator) -> tuple[Float, Float]:
 
 
 def _zipf(uniform: Float, missing: NDArray[np.bool_]) -> Float:
-    """Ranks 0..CARDINALITIES-1 by inverting the distribution function of x^-ZIPF_EXPONENT."""
+    """Draws ranks 0..CARDINALITIES-1 by inverting the distribution function of x^-ZIPF_EXPONENT."""
     power = 1 - ZIPF_EXPONENT
     share = np.where(missing, 0, uniform) * ((CARDINALITIES + 1.0) ** power - 1)
     ranks = np.minimum(np.floor((1 + share) ** (1 / power)), CARDINALITIES) - 1

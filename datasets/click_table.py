@@ -1,4 +1,4 @@
-"""Click prediction over any log that is a table with a header: columns are named in the benchmark.
+"""Click prediction on any log that is a table with a header. The benchmark names the columns.
 
 See docs/datasets/click_tables.md for the format and for Avazu's log as an example.
 """
@@ -17,27 +17,30 @@ class ClickTable(Clicks):
     """Click prediction with the columns of a table.
 
     Args:
-        path: a file of columns with a header, plain or `.gz`, or a folder of them (`*.csv`, `*.tsv`,
-            `*.txt`).
-        label: the column that is 0 or 1.
-        integers: the columns of numbers, blank where missing.
-        categories: the columns of values, blank where missing.
-        separator: between two columns.
-        validation_fraction: last fraction of the rows, in time order, to validate on.
-        hash_size: buckets a categorical field, the one for missing values included.
-        on_bad_rows: end the run at the first malformed row, or skip, count and report such rows.
-        cache_dir: folder for the prepared rows.
-        test_fraction: last fraction of the rows, behind those to validate on, to test on.
+        path: a file of columns with a header, plain or `.gz`, or a folder of such files (`*.csv`,
+            `*.tsv`, `*.txt`).
+        label: the column of labels, which are 0 or 1.
+        integers: the columns of numbers. A missing number is blank.
+        categories: the columns of categorical values. A missing value is blank.
+        separator: the character between two columns.
+        validation_fraction: the fraction of the rows to validate on. They are the last rows, in time
+            order, before the test rows.
+        hash_size: the number of buckets of a categorical field, including the one for missing values.
+        on_bad_rows: `raise` ends the run at the first malformed row. `skip` skips, counts and reports
+            such rows.
+        cache_dir: the folder for the prepared rows.
+        test_fraction: the fraction of the rows to test on. They are the last rows, after those to
+            validate on.
 
     Attributes:
-        integers: how many columns of numbers.
-        categoricals: how many columns of values.
+        integers: the number of columns of numbers.
+        categoricals: the number of columns of categorical values.
 
     Raises:
         DataError: an argument is out of range, or the data cannot be used.
     """
 
-    provides = ("hash_size", "integers", "categoricals")  # what a model has to know of the data
+    provides = ("hash_size", "integers", "categoricals")  # what a model needs to know
 
     def __init__(
         self,

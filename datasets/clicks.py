@@ -1,6 +1,6 @@
-"""Click logs as a data module: batches of rows that are encoded once and mapped into memory.
+"""Click logs as a data module. The rows are encoded once and mapped into memory.
 
-`Criteo` reads the challenge's format and `ClickTable` columns of any log with a header.
+`Criteo` reads the challenge's format. `ClickTable` reads the columns of any log with a header.
 """
 
 import logging
@@ -33,7 +33,7 @@ class ClickBatch(NamedTuple):
 
 
 class ClickDataset(Dataset[ClickBatch]):
-    """Rows `start` to `stop` of a cache, mapped into memory. Pickles as its place, not its rows."""
+    """Rows `start` to `stop` of a cache, mapped into memory. A pickle contains the path, not the rows."""
 
     def __init__(self, file: Path, integers: int, start: int, stop: int) -> None:
         self._place = (file, integers, start, stop)
@@ -45,11 +45,11 @@ class ClickDataset(Dataset[ClickBatch]):
         return len(self._rows)
 
     def __getitem__(self, index: int) -> ClickBatch:
-        """One example, as a batch of one."""
+        """Returns one example as a batch of size 1."""
         return self.__getitems__([index])
 
     def __getitems__(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> ClickBatch:
-        """The examples at `indices` as one batch."""
+        """Returns the examples at `indices` as one batch."""
         rows = torch.from_numpy(self._rows.take(indices, axis=0))
         return ClickBatch(
             label=rows[:, 0].float(),
@@ -62,14 +62,14 @@ class ClickDataset(Dataset[ClickBatch]):
 
 
 class Clicks(LightningDataModule):
-    """Click prediction over the rows of a source.
+    """Click prediction on the rows of a source.
 
     Args:
-        source: of the rows.
-        cache_dir: folder, relative to `PACELINE_HOME` or the current folder, for the prepared rows.
+        source: the source of the rows.
+        cache_dir: the folder for the prepared rows, relative to `PACELINE_HOME` or the current folder.
     """
 
-    batch_size = 256  # of the loaders below; a benchmark brings its own sampler
+    batch_size = 256  # for the loaders below; a benchmark uses its own sampler
 
     train_dataset: ClickDataset
     validation_dataset: ClickDataset
@@ -82,7 +82,7 @@ class Clicks(LightningDataModule):
         self._prepared: Prepared | None = None
 
     def prepare_data(self) -> None:
-        """Build the cache if it is not there. Any number of processes may call this at once.
+        """Builds the cache if it does not exist. Several processes may call this at the same time.
 
         Raises:
             DataError: the data cannot be used.
@@ -93,7 +93,7 @@ class Clicks(LightningDataModule):
             logger.warning("%s: skipped %d malformed rows: %s", self._log.name, skipped, first)
 
     def setup(self, stage: str | None = None) -> None:
-        """Map the cache into memory; needs `prepare_data` to have run on this machine."""
+        """Maps the cache into memory. If needed, it calls `prepare_data` first."""
         if self._prepared is None:
             self.prepare_data()
         prepared = self._ready
@@ -104,20 +104,23 @@ class Clicks(LightningDataModule):
             self.test_dataset = self._dataset(validation, prepared.rows)
 
     def train_dataloader(self) -> DataLoader[ClickBatch]:
-        """Shuffled batches of `batch_size`."""
+        """Returns a loader of shuffled training batches of `batch_size` examples."""
         return self._loader(self.train_dataset, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[ClickBatch]:
-        """Batches of `batch_size` in the order of the log."""
+        """Returns a loader of validation batches of `batch_size` examples, in the order of the log."""
         return self._loader(self.validation_dataset, shuffle=False)
 
     def test_dataloader(self) -> DataLoader[ClickBatch] | list[Any]:
-        """Batches of the test part, which is neither trained nor validated on; none without one."""
+        """Returns a loader of the test part, or an empty list if there is no test part.
+
+        The test part is used neither for training nor for validation.
+        """
         return [] if self.test_dataset is None else self._loader(self.test_dataset, shuffle=False)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 in hexadecimal of the rows, their encoding and their split."""
+        """The SHA-256 of the rows, their encoding and their split, in hexadecimal."""
         prepared = self._ready
         parts = [prepared.train_stop, prepared.validation_stop]
         return cache.digest(
@@ -130,10 +133,11 @@ class Clicks(LightningDataModule):
 
     @property
     def description(self) -> dict[str, str | int | float]:
-        """Facts for a trial's record. Log losses are nats an example, of the validation rows.
+        """The facts for a trial's record. Log losses are in nats per example, on the validation rows.
 
-        `constant_log_loss` is that of always predicting the training rows' click rate;
-        `bayes_log_loss`, of the synthetic log only, that of the probabilities that drew the labels.
+        `constant_log_loss` is the log loss of always predicting the click rate of the training rows.
+        `bayes_log_loss` is the log loss of the probabilities that the labels were drawn with. Only the
+        synthetic log has it.
         """
         prepared = self._ready
         facts = {k: v for k, v in prepared.about.items() if k in DESCRIBED}

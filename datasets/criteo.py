@@ -1,7 +1,7 @@
 """Criteo click prediction: the challenge's rows from disk, or the embedded synthetic click log.
 
-`prepare_data` turns either into a cache that every rank maps into memory; see
-docs/datasets/criteo.md for the format, the errors and the measured figures.
+`prepare_data` turns either into a cache that every rank maps into memory. See docs/datasets/criteo.md
+for the format, the errors and the measured figures.
 """
 
 import hashlib
@@ -23,23 +23,26 @@ class Criteo(Clicks):
     """Click prediction with 13 dense and 26 categorical fields.
 
     Args:
-        path: a file in the challenge's tab-separated format, plain or `.gz`, or a folder of them
-            (`day_*`, `*.tsv`, `*.txt`); None is the synthetic click log.
-        train_rows: rows of the synthetic log to train on.
-        validation_rows: rows of the synthetic log to validate on.
-        validation_fraction: last fraction of the rows at `path`, in time order, to validate on; not
-            where a file is named for that.
-        hash_size: buckets a categorical field, the one for missing values included.
-        on_bad_rows: end the run at the first malformed row, or skip, count and report such rows.
-        synthetic_seed: of the synthetic log.
-        cache_dir: folder for the prepared rows.
-        test_fraction: last fraction of the rows at `path`, behind those to validate on, to test on.
+        path: a file in the challenge's tab-separated format, plain or `.gz`, or a folder of such files
+            (`day_*`, `*.tsv`, `*.txt`). With None, the synthetic click log is used.
+        train_rows: the number of rows of the synthetic log to train on.
+        validation_rows: the number of rows of the synthetic log to validate on.
+        validation_fraction: the fraction of the rows at `path` to validate on. They are the last rows,
+            in time order, before the test rows. It is not used if the name of a file says that the file
+            is for validation.
+        hash_size: the number of buckets of a categorical field, including the one for missing values.
+        on_bad_rows: `raise` ends the run at the first malformed row. `skip` skips, counts and reports
+            such rows.
+        synthetic_seed: the seed of the synthetic log.
+        cache_dir: the folder for the prepared rows.
+        test_fraction: the fraction of the rows at `path` to test on. They are the last rows, after those
+            to validate on.
 
     Raises:
         DataError: an argument is out of range, or the data cannot be used.
     """
 
-    provides = ("hash_size",)  # what a model has to know of the data
+    provides = ("hash_size",)  # what a model needs to know about the data
 
     def __init__(
         self,
@@ -68,7 +71,7 @@ class Criteo(Clicks):
 
 
 class SyntheticLog(ClickSource):
-    """Training rows and then validation rows of the synthetic click log."""
+    """The training rows of the synthetic click log, followed by its validation rows."""
 
     name = "synthetic click log"
     synthetic = True

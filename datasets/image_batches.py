@@ -1,4 +1,4 @@
-"""Batches of images, from memory or from files, standardised and, to train on, augmented."""
+"""Batches of standardised images from memory or from files. Training images can be augmented."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -27,22 +27,23 @@ class ImageBatch(NamedTuple):
 
 
 class Standard(NamedTuple):
-    """Mean and standard deviation that a channel is standardised with, float32 [C] each."""
+    """The mean and the standard deviation of each channel, float32 [C] each, for standardisation."""
 
     mean: NDArray[np.float32]
     deviation: NDArray[np.float32]
 
     def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """Of uint8 [B, C, H, W] the float32 that a model sees."""
+        """Standardises images, from uint8 [B, C, H, W] to float32 of the same shape."""
         mean, deviation = (torch.from_numpy(values)[:, None, None] for values in self)
         return (torch.from_numpy(pixels) - mean) / deviation
 
 
 class StoredImages(Dataset[ImageBatch]):
-    """Images in memory; with `augment`, shifted by up to 4 pixels and mirrored at random.
+    """Images in memory. With `augment`, they are shifted by up to 4 pixels and mirrored at random.
 
-    He et al. (2015), "Deep Residual Learning for Image Recognition", section 4.2. What comes in at the
-    edge is the channel's mean. The random numbers are torch's global ones.
+    The augmentation is that of He et al. (2015), "Deep Residual Learning for Image Recognition", section
+    4.2. New pixels at the edge get the mean of their channel. The random numbers come from torch's global
+    generator.
     """
 
     def __init__(self, part: LabelledImages, standard: Standard, augment: bool) -> None:
@@ -52,11 +53,11 @@ class StoredImages(Dataset[ImageBatch]):
         return len(self._part.labels)
 
     def __getitem__(self, index: int) -> ImageBatch:
-        """One example, as a batch of one."""
+        """Returns one example as a batch of size 1."""
         return self.__getitems__([index])
 
     def __getitems__(self, indices: Indices) -> ImageBatch:
-        """The examples at `indices` as one batch."""
+        """Returns the examples at `indices` as one batch."""
         image = self._standard(self._part.images.take(indices, axis=0))
         if self._augment:
             image = _moved(image)
@@ -74,10 +75,11 @@ def _moved(image: Tensor) -> Tensor:
 
 
 class ImagesOnDisk(Dataset[ImageBatch]):
-    """Photographs, decoded when they are asked for; with `augment`, of each a random part.
+    """Photographs on disk, decoded when they are requested.
 
-    Otherwise it is the centre. Images that are `kept` are given whole and, with `augment`, shifted and
-    mirrored as images in memory are. The random numbers are torch's global ones.
+    By default, the centre of each photograph is used. With `augment`, it is a random part. With `kept`,
+    whole images are used. With `kept` and `augment`, they are shifted and mirrored like images in memory.
+    The random numbers come from torch's global generator.
     """
 
     def __init__(self, part: ImageFiles, size: int, kept: bool, augment: bool) -> None:
@@ -88,14 +90,14 @@ class ImagesOnDisk(Dataset[ImageBatch]):
         return len(self._part.labels)
 
     def __getitem__(self, index: int) -> ImageBatch:
-        """One example, as a batch of one."""
+        """Returns one example as a batch of size 1."""
         return self.__getitems__([index])
 
     def __getitems__(self, indices: Indices) -> ImageBatch:
-        """The examples at `indices` as one batch.
+        """Returns the examples at `indices` as one batch.
 
         Raises:
-            DataError: names the file that is not a whole image.
+            DataError: a file is not a complete image. The message names the file.
         """
         cropped = self._augment and not self._kept
         places = torch.rand(len(indices), 5) if cropped else [None] * len(indices)

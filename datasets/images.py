@@ -1,4 +1,4 @@
-"""Image classification: MNIST, Fashion-MNIST, CIFAR and folders of photographs, or embedded digits.
+"""Image classification on MNIST, Fashion-MNIST, CIFAR, folders of photographs, or embedded digits.
 
 See docs/datasets/images.md for the formats, the checks and the measured figures.
 """
@@ -28,7 +28,7 @@ from paceline.datasets.reading.image_set import ImageSet, LabelledImages, image_
 
 logger = logging.getLogger(__name__)
 
-PREPARATION_VERSION = 1  # of what happens to pixels in memory
+PREPARATION_VERSION = 1  # raise it when pixels in memory are prepared differently
 DIGITS_TO_TRAIN = 1437  # of 1,797, four fifths
 EVALUATION_PIXELS = 2**20  # in one batch: ResNet-18 needs about 1 GB for them
 WANTED = (
@@ -38,32 +38,32 @@ WANTED = (
 
 
 class Images(LightningDataModule):
-    """Images of one size with one label each.
+    """Square images of one size, each with one label.
 
     Args:
-        path: a folder of idx files (MNIST and its kin), CIFAR-10 or CIFAR-100 for Python, its folder or
-            its archive, or a folder with `train/CLASS/` and perhaps `val/CLASS/` and `test/CLASS/`;
-            None is scikit-learn's handwritten digits.
-        augment: random crops and mirrored copies of CIFAR and of photographs to train on; digits and
-            idx files stay as they are.
-        crop_size: pixels of the side of the square that a photograph in a folder is cropped and scaled
-            to; None is the size of the photographs if all are one square, and otherwise the median
-            of their shorter sides, at most 224.
-        validation_fraction: part of each class's photographs in `train` to validate on, where no folder
-            is for that.
+        path: a folder of idx files (MNIST and similar sets), the folder or archive of CIFAR-10 or
+            CIFAR-100 for Python, or a folder with `train/CLASS/` and optionally `val/CLASS/` and
+            `test/CLASS/`. With None, scikit-learn's handwritten digits are used.
+        augment: if True, the training images of CIFAR and of folders of photographs are cropped and
+            mirrored at random. Digits and idx files are never augmented.
+        crop_size: the side in pixels of the square that a photograph in a folder is cropped and scaled
+            to. With None, it is the size of the photographs if all are squares of one size. Otherwise,
+            it is the median of their shorter sides, at most 224.
+        validation_fraction: the fraction of each class's photographs in `train` to validate on. It is
+            used only if there is no folder of validation images.
 
     Attributes:
-        channels: of an image, 1 or 3.
-        image_size: height and width in pixels.
-        classes: how many.
-        evaluation_batch: images that are evaluated at once.
+        channels: the number of channels of an image, 1 or 3.
+        image_size: the height and width in pixels.
+        classes: the number of classes.
+        evaluation_batch: the number of images that are evaluated at once.
 
     Raises:
         DataError: an argument is out of range, or the data cannot be used.
     """
 
-    provides = ("channels", "image_size", "classes")  # what a model has to know of the data
-    batch_size = 64  # of the loaders below; a benchmark brings its own sampler
+    provides = ("channels", "image_size", "classes")  # what a model needs to know about the data
+    batch_size = 64  # for the loaders below; a benchmark uses its own sampler
 
     train_dataset: Dataset[ImageBatch]
     validation_dataset: Dataset[ImageBatch]
@@ -91,7 +91,7 @@ class Images(LightningDataModule):
         self._source: ImageSet | ImageFolder | None = None
 
     def prepare_data(self) -> None:
-        """Open every photograph of a folder once; nothing is written."""
+        """Checks the header of every photograph of a folder. Writes nothing."""
         self.setup()
         if isinstance(self._source, ImageFolder):
             if self._source.left_out:
@@ -100,7 +100,7 @@ class Images(LightningDataModule):
             check_headers(self._source)
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the images, or list those of a folder."""
+        """Reads the images into memory, or lists the photographs of a folder."""
         if self._source is None:
             self._source = _read(self._path, self._validation_fraction)
             if isinstance(self._source, ImageFolder):
@@ -130,24 +130,28 @@ class Images(LightningDataModule):
         return max(1, EVALUATION_PIXELS // self.image_size**2)
 
     def train_dataloader(self) -> DataLoader[ImageBatch]:
-        """Shuffled batches of `batch_size`."""
+        """Returns a loader of shuffled training batches of `batch_size` images."""
         return DataLoader(self.train_dataset, self.batch_size, shuffle=True, collate_fn=collate)
 
     def val_dataloader(self) -> DataLoader[ImageBatch]:
-        """Batches of `batch_size` in the order of the files."""
+        """Returns a loader of validation batches of `batch_size` images, in the order of the files."""
         return DataLoader(self.validation_dataset, self.batch_size, collate_fn=collate)
 
     def test_dataloader(self) -> DataLoader[ImageBatch] | list[Any]:
-        """Batches of the test part, which is neither trained nor validated on; none without one."""
+        """Returns a loader of the test part, or an empty list if there is no test part.
+
+        The test part is used neither for training nor for validation.
+        """
         if self.test_dataset is None:
             return []
         return DataLoader(self.test_dataset, self.batch_size, collate_fn=collate)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 in hexadecimal of the images and of what happens to them.
+        """The SHA-256 of the images and of their preparation, in hexadecimal.
 
-        Photographs in a folder are not read for it: names, sizes and times of change stand for them.
+        Photographs in a folder are not read for it. Their names, sizes and modification times are used
+        instead.
         """
         return cache.digest(
             [PREPARATION_VERSION, self._ready.content, self._augment, self.image_size]
@@ -156,7 +160,7 @@ class Images(LightningDataModule):
 
     @property
     def description(self) -> dict[str, str | int]:
-        """Facts for a trial's record; `image_size` is in pixels."""
+        """The facts for a trial's record. `image_size` is in pixels."""
         source = self._ready
         tested = {} if self.test_dataset is None else {"test_rows": len(self.test_dataset)}  # type: ignore[arg-type]
         return {
@@ -192,12 +196,12 @@ def _read(path: Path | None, validation_fraction: float) -> ImageSet | ImageFold
 
 
 def digits() -> ImageSet:
-    """scikit-learn's handwritten digits, 8 x 8 pixels of 0 to 16, the last fifth to validate on.
+    """Returns scikit-learn's handwritten digits: 8 x 8 pixels with values from 0 to 16.
 
-    Real digits, the test part of Alpaydin and Kaynak (1998), "Optical Recognition of Handwritten
-    Digits", in the order of that file.
+    The last fifth is for validation. These are real digits: the test part of Alpaydin and Kaynak (1998),
+    "Optical Recognition of Handwritten Digits", in the order of that file.
     """
-    from sklearn.datasets import load_digits  # takes a second
+    from sklearn.datasets import load_digits  # this import takes a second
 
     loaded = load_digits()
     images = loaded.images.astype(np.uint8)[:, None]

@@ -1,14 +1,15 @@
 """The embedded default: text of a Markov chain of order 2, whose entropy rate is known.
 
-The next symbol c is drawn from P[a, b, c], given the two before it, a and b. Half of P is a table of
-order 1, which a model learns soon, and half one of order 2, which takes it longer; both are drawn from
-a Dirichlet distribution, and mixed with a little of the uniform one, so that every pair is reached from
-every other. With the stationary distribution pi[a, b] of the pairs, the entropy rate is
+The next symbol c is drawn from P[a, b, c], where a and b are the two symbols before it. P is the mean of
+a table of order 1, which a model learns quickly, and a table of order 2, which takes longer to learn.
+Both are drawn from a Dirichlet distribution. P is mixed with a small part of the uniform distribution,
+so that every pair can be reached from every other pair. With the stationary distribution pi[a, b] of the
+pairs, the entropy rate in nats per symbol is
 
     h = - sum_abc pi[a, b] P[a, b, c] log P[a, b, c]
 
-nats a symbol (Cover and Thomas, Elements of Information Theory, theorem 4.2.4): the lowest expected
-loss that any model can reach that has seen the two symbols before.
+(Cover and Thomas, Elements of Information Theory, theorem 4.2.4). It is the lowest expected loss of any
+model that has seen the two symbols before.
 """
 
 from bisect import bisect
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 RECIPE_VERSION = 1  # raise it when the same seed gives other text
 SYMBOLS = ascii_lowercase
-CONCENTRATION = 0.05  # of the Dirichlet distribution: few successors are likely after a pair
+CONCENTRATION = 0.05  # of the Dirichlet distribution: few symbols are likely after a pair
 UNIFORM_SHARE = 0.01
 BLOCK = 1 << 16  # symbols
 _TABLE, _TRAIN, _VALIDATION = range(3)
@@ -36,7 +37,7 @@ class MarkovText:
         pairs: pi, float64 [V, V].
 
     Args:
-        seed: of the table and of the text.
+        seed: the seed of the table and of the text.
     """
 
     def __init__(self, seed: int) -> None:
@@ -49,13 +50,13 @@ class MarkovText:
 
     @property
     def entropy_rate(self) -> float:
-        """h, nats a symbol."""
+        """The entropy rate h in nats per symbol."""
         return float(-(self.pairs[..., None] * self.table * np.log(self.table)).sum())
 
     def lowest_loss(self, length: int) -> float:
-        """The lowest expected loss, nats a symbol, over sequences of `length` cut from the text.
+        """Returns the lowest expected loss in nats per symbol on sequences of `length` predictions.
 
-        The first prediction in a sequence has one symbol to go by, the others have two or more.
+        The first prediction in a sequence is made from one symbol, and the others from two or more.
         """
         conditional = self.pairs / self.pairs.sum(axis=1, keepdims=True)
         first = float(-(self.pairs * np.log(conditional)).sum())
@@ -64,7 +65,10 @@ class MarkovText:
     def blocks(
         self, split: Literal["train", "validation"], count: int
     ) -> Iterator[NDArray[np.int32]]:
-        """`count` symbols, numbers from 0, in blocks; a shorter text is the start of a longer one."""
+        """Yields `count` symbols in blocks, as numbers from 0.
+
+        A shorter text is the start of a longer one.
+        """
         generator = np.random.default_rng((self.seed, _STREAMS[split]))
         symbols = len(SYMBOLS)
         cumulative = self.table.cumsum(axis=2)
@@ -81,7 +85,7 @@ class MarkovText:
 
 
 def _stationary(table: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The distribution of the pairs that one step leaves as it is, float64 [V, V]."""
+    """Returns the stationary distribution of the pairs, which a step does not change, float64 [V, V]."""
     before, pairs = np.zeros(table.shape[:2]), np.full(table.shape[:2], 1 / table[..., 0].size)
     while np.abs(pairs - before).sum() > 1e-13:
         before, pairs = pairs, np.einsum("ab,abc->bc", pairs, table)

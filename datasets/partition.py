@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Rows = NDArray[np.int64]
-DRAWS = 100  # of a Dirichlet partition, until every replica has an example
+DRAWS = 100  # attempts at a Dirichlet partition in which every replica has an example
 
 
 @dataclass(frozen=True)
@@ -16,20 +16,22 @@ class Partition:
 
     Kinds:
 
-    - `iid`: one order of all examples, dealt to the ranks of all replicas batch by batch: at each epoch
-      every example is seen once, by one of them.
-    - `shared`: every replica goes over all examples, in an order of its own.
+    - `iid`: all examples are in one order, and its batches are dealt to the ranks of all replicas. In
+      each epoch, every example is seen once, by one of the ranks.
+    - `shared`: every replica sees all examples, in its own order.
     - `same`: every replica sees the same batches.
-    - `disjoint`: every replica keeps a random part of its own, of the same size up to one example.
-    - `labels`: the examples sorted by label and cut into `shards` R parts, of which every replica keeps
-      `shards` drawn at random (McMahan et al. 2016, section 3, pathological non-IID).
-    - `dirichlet`: each label's examples are divided in proportions drawn from Dir(`alpha`) (Hsu et al.
-      2019): nearly one label a replica for a small `alpha`, alike for a large one, of unequal sizes.
+    - `disjoint`: every replica gets its own random part. The sizes differ by at most one example.
+    - `labels`: the examples are sorted by label and cut into `shards` x R parts. Every replica gets
+      `shards` of them, drawn at random. This is the pathological non-IID partition of McMahan et al.
+      (2016), section 3.
+    - `dirichlet`: the examples of each label are divided in proportions drawn from Dir(`alpha`) (Hsu et
+      al. 2019). With a small `alpha`, each replica has nearly one label. With a large `alpha`, the label
+      distributions are similar. The parts have different sizes.
 
     Args:
-        kind: one of these.
-        shards: parts that a replica keeps, for `labels`.
-        alpha: concentration of the Dirichlet distribution, for `dirichlet`.
+        kind: the kind of partition.
+        shards: the number of parts that a replica gets, for `labels`.
+        alpha: the concentration of the Dirichlet distribution, for `dirichlet`.
     """
 
     kind: Literal["iid", "shared", "same", "disjoint", "labels", "dirichlet"] = "iid"
@@ -49,16 +51,17 @@ class Partition:
     def parts(
         self, examples: int, replicas: int, seed: int, labels: NDArray[np.generic] | None = None
     ) -> list[Rows]:
-        """The rows of each replica, none of them empty.
+        """Returns the row numbers of each replica. No replica has an empty part.
 
         Args:
-            examples: size of the training set.
-            replicas: how many parts.
-            seed: of the partition.
-            labels: [examples], for the kinds that go by labels.
+            examples: the size of the training set.
+            replicas: the number of parts.
+            seed: the seed of the partition.
+            labels: the labels [examples], needed for the kinds `labels` and `dirichlet`.
 
         Raises:
-            ValueError: there are too few examples, or a Dirichlet draw leaves a replica none.
+            ValueError: there are too few examples, or a Dirichlet draw leaves a replica without
+                examples.
         """
         generator = np.random.default_rng(seed)
         if not self.divides or replicas == 1:
@@ -66,7 +69,7 @@ class Partition:
         elif self.kind == "disjoint":
             parts = np.array_split(generator.permutation(examples), replicas)
         elif self.kind == "labels":
-            # Shuffled before the stable sort, so that a shard is a random part of its label.
+            # Shuffled before the stable sort, so that a shard is a random part of the label's examples.
             order = generator.permutation(examples)
             order = order[np.argsort(_one_per_row(labels, examples)[order], kind="stable")]
             shards = np.array_split(order, self.shards * replicas)
@@ -82,7 +85,7 @@ class Partition:
 
     @property
     def divides(self) -> bool:
-        """Whether each replica keeps a part of its own."""
+        """Whether each replica gets its own part of the examples."""
         return self.kind in ("disjoint", "labels", "dirichlet")
 
     def _dirichlet(

@@ -1,6 +1,6 @@
 """Text for language models: words or characters from disk, or the embedded synthetic text.
 
-`prepare_data` turns either into a cache of tokens that every rank maps into memory; see
+`prepare_data` turns either into a cache of tokens that every rank maps into memory. See
 docs/datasets/text.md for the formats, the errors and the measured figures.
 """
 
@@ -22,21 +22,21 @@ from paceline.datasets.reading.corpus import Corpus, Level, Prepared, Synthetic,
 from paceline.datasets.reading.files import check
 from paceline.home import home
 
-EVALUATED_LOGITS = 1 << 23  # of an evaluation batch: 32 MiB
+EVALUATED_LOGITS = 1 << 23  # the most logits of an evaluation batch: 32 MiB
 
 
 class TokenBatch(NamedTuple):
     """B sequences of T tokens."""
 
     tokens: torch.Tensor  # int32 [B, T]
-    targets: torch.Tensor  # int64 [B, T], the token after each
+    targets: torch.Tensor  # int64 [B, T], the next token after each token
 
 
 class SequenceDataset(Dataset[TokenBatch]):
-    """Tokens `start` to `stop` of a cache, cut into sequences; pickles as its place, not its tokens.
+    """Tokens `start` to `stop` of a cache, cut into sequences of T tokens.
 
-    Sequence i holds tokens i T to i T + T - 1, and each token is predicted once, but for the first and
-    for fewer than T at the end.
+    Sequence i holds the tokens i T to i T + T - 1. Each token is predicted once, except for the first
+    token and for fewer than T tokens at the end. A pickle contains the path, not the tokens.
     """
 
     def __init__(self, file: Path, start: int, stop: int, length: int) -> None:
@@ -48,11 +48,11 @@ class SequenceDataset(Dataset[TokenBatch]):
         return (len(self._tokens) - 1) // self._length
 
     def __getitem__(self, index: int) -> TokenBatch:
-        """One sequence, as a batch of one."""
+        """Returns one sequence as a batch of size 1."""
         return self.__getitems__([index])
 
     def __getitems__(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> TokenBatch:
-        """The sequences at `indices` as one batch."""
+        """Returns the sequences at `indices` as one batch."""
         starts = np.asarray(indices)[:, None] * self._length
         window = torch.from_numpy(self._tokens.take(starts + np.arange(self._length + 1)))
         return TokenBatch(tokens=window[:, :-1], targets=window[:, 1:].long())
@@ -62,26 +62,30 @@ class SequenceDataset(Dataset[TokenBatch]):
 
 
 class Text(LightningDataModule):
-    """The next token, from those before it in its sequence.
+    """Prediction of the next token from the tokens before it in its sequence.
 
     Args:
-        path: a text file; or a folder with a file a split (`train.txt`, `ptb.valid.txt.gz`); or a folder
-            of shards, one document a line; all UTF-8, plain or `.gz`. None is the synthetic text.
-        level: what a token is; `auto` is a character of a file and a word of a folder.
-        sequence_length: T, tokens that a model is given at once.
-        max_vocabulary: how many of the most frequent tokens are kept apart; the others are `<unk>`.
-        validation_fraction: the last part of the tokens, to validate on, where no file is for it.
-        train_tokens: tokens of the synthetic text to train on.
-        validation_tokens: tokens of the synthetic text to validate on.
-        synthetic_seed: of the synthetic text.
-        cache_dir: folder, relative to `PACELINE_HOME` or the current folder, for the prepared tokens.
+        path: a text file, a folder with one file per split (`train.txt`, `ptb.valid.txt.gz`), or a
+            folder of shards with one document per line. All files are UTF-8, plain or `.gz`. With None,
+            the synthetic text is used.
+        level: whether a token is a word or a character. `auto` reads characters from a file and words
+            from a folder.
+        sequence_length: T, the number of tokens in a sequence.
+        max_vocabulary: the largest size of the vocabulary. It keeps the most frequent tokens, and all
+            others become `<unk>`. With None, it keeps every training token.
+        validation_fraction: the fraction of the tokens to validate on. They are the last tokens. It is
+            used only if there is no validation file.
+        train_tokens: the number of tokens of the synthetic text to train on.
+        validation_tokens: the number of tokens of the synthetic text to validate on.
+        synthetic_seed: the seed of the synthetic text.
+        cache_dir: the folder for the prepared tokens, relative to `PACELINE_HOME` or the current folder.
 
     Raises:
         DataError: an argument is out of range, or the data cannot be used.
     """
 
-    provides = ("vocabulary_size", "sequence_length")  # what a model has to know of the data
-    batch_size = 32  # of the loaders below; a benchmark brings its own sampler
+    provides = ("vocabulary_size", "sequence_length")  # what a model needs to know about the data
+    batch_size = 32  # for the loaders below; a benchmark uses its own sampler
 
     train_dataset: SequenceDataset
     validation_dataset: SequenceDataset
@@ -123,7 +127,7 @@ class Text(LightningDataModule):
         self._prepared: Prepared | None = None
 
     def prepare_data(self) -> None:
-        """Build the cache if it is not there. Any number of processes may call this at once."""
+        """Builds the cache if it does not exist. Several processes may call this at the same time."""
         prepared = prepare(self._corpus, self._max_vocabulary, self._cache)
         for split in ("train", "validation"):
             tokens = prepared.about[f"{split}_tokens"]
@@ -136,7 +140,7 @@ class Text(LightningDataModule):
         self._prepared = prepared
 
     def setup(self, stage: str | None = None) -> None:
-        """Map the cache into memory; needs `prepare_data` to have run on this machine."""
+        """Maps the cache into memory. If needed, it calls `prepare_data` first."""
         if self._prepared is None:
             self.prepare_data()
         prepared, length = self._ready, self.sequence_length
@@ -147,11 +151,11 @@ class Text(LightningDataModule):
         )
 
     def train_dataloader(self) -> DataLoader[TokenBatch]:
-        """Shuffled batches of `batch_size`."""
+        """Returns a loader of shuffled training batches of `batch_size` sequences."""
         return self._loader(self.train_dataset, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[TokenBatch]:
-        """Batches of `batch_size` in the order of the text."""
+        """Returns a loader of validation batches of `batch_size` sequences, in the order of the text."""
         return self._loader(self.validation_dataset, shuffle=False)
 
     @property
@@ -161,27 +165,27 @@ class Text(LightningDataModule):
 
     @property
     def vocabulary_size(self) -> int:
-        """How many tokens there are."""
+        """The number of different tokens."""
         return len(self._about["vocabulary"])
 
     @property
     def evaluation_batch(self) -> int:
-        """Sequences to evaluate at once: logits of a whole vocabulary take memory."""
+        """The number of sequences to evaluate at once. The logits of a large vocabulary take memory."""
         return max(1, EVALUATED_LOGITS // (self.sequence_length * self.vocabulary_size))
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 in hexadecimal of the tokens, the vocabulary and how the tokens are cut."""
+        """The SHA-256 of the tokens, the vocabulary and the cut into sequences, in hexadecimal."""
         split = [self._about["train_tokens"], self._about["validation_tokens"]]
         return cache.digest([self._about["content"], split, self.sequence_length])
 
     @property
     def description(self) -> dict[str, str | int | float]:
-        """Facts for a trial's record; rows are sequences, and losses are nats a token.
+        """The facts for a trial's record. Rows are sequences, and losses are in nats per token.
 
-        `constant_log_loss` is that of always predicting the training tokens' frequencies, on the
-        validation tokens; `bayes_log_loss`, of the synthetic text only, the lowest expected loss on
-        sequences of this length, which nears the `entropy_rate` as they grow longer.
+        `constant_log_loss` is the loss on the validation tokens of always predicting the frequencies of
+        the training tokens. `bayes_log_loss` is the lowest expected loss on sequences of this length. It
+        approaches the `entropy_rate` for longer sequences. Only the synthetic text has these two.
         """
         facts: dict[str, str | int | float] = {
             "name": self._corpus.name,

@@ -1,4 +1,4 @@
-"""The algorithms, one file each. A file here is found by its place; the backend is in `backend/`."""
+"""The algorithms, one per file. Paceline finds every file in this folder; `backend/` is the backend."""
 
 import ast
 import inspect
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def titles() -> dict[str, str]:
-    """The title of every algorithm by its name, read from the files without importing them."""
+    """Returns the title of every algorithm by its name. It reads the files and does not import them."""
     found = {}
     for path in _files():
         for node in ast.walk(ast.parse(path.read_text())):
@@ -29,8 +29,8 @@ def titles() -> dict[str, str]:
 
 
 def find_algorithms() -> dict[str, "type[Algorithm]"]:
-    """Every algorithm by its name."""
-    # Imported here, as torch and Lightning take seconds that `import lightning_modules` need not.
+    """Returns the class of every algorithm by its name."""
+    # Imported here, so that `import lightning_modules` does not wait seconds for torch and Lightning.
     from paceline.lightning_modules.backend.algorithm import Algorithm
 
     found = {}

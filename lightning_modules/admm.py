@@ -1,25 +1,28 @@
-"""Consensus ADMM: replicas minimise alone, pulled towards a consensus z that they agree on.
+"""Consensus ADMM: each replica minimises its own loss and is pulled towards a common consensus z.
 
     x_i <- K optimizer steps on f_i(x_i) + rho/2 |x_i - z + u_i|^2        on each of R replicas
     z   <- argmin_z g(z) + rho/2 |z - sum_i n_i/n (x_i + u_i)|^2          one all-reduce
     u_i <- u_i + x_i - z                                                  the scaled dual
 
-minimises sum_i n_i/n f_i(x) + g(x), f_i the mean loss of replica i's n_i of n examples, g a penalty:
+These steps minimise sum_i n_i/n f_i(x) + g(x). f_i is the mean loss over the n_i of n examples that
+replica i holds. g is a penalty. With v the mean of x_i + u_i, the update of z has a closed form:
 
-    none: z = v       l2, g = lambda/2 |z|^2: z = rho v / (rho + lambda)       v: the mean of x_i + u_i
+    none: z = v
+    l2, g = lambda/2 |z|^2: z = rho v / (rho + lambda)
     l1, g = lambda |z|_1: z = sign(v) max(|v| - lambda / rho, 0)
 
-The residuals r = |x_i - z| (primal, over all replicas) and s = rho sqrt(R) |z - z_before| (dual) fall to
-zero; where r > 10 s, rho doubles, where s > 10 r, it halves, and u is rescaled (`adapt_rho`). Training
-ends at the next evaluation when r <= tolerance max(|x|, sqrt(R) |z|) and s <= tolerance rho |u|.
+The primal residual r = |x_i - z|, over all replicas, and the dual residual s = rho sqrt(R) |z - z_before|
+fall to zero. With `adapt_rho`, rho doubles if r > 10 s and halves if s > 10 r, and u is rescaled.
+Training ends at the next evaluation when r <= tolerance max(|x|, sqrt(R) |z|) and
+s <= tolerance rho |u|.
 
-On a convex problem it reduces to the centralised optimum. On a network it is a heuristic, and rho how
-tightly the replicas are held together.
+On a convex problem, ADMM converges to the centralised optimum. On a neural network it is a heuristic.
+There, rho determines how closely the replicas are held together.
 
 Paper: Boyd et al. (2011), "Distributed Optimization and Statistical Learning via the Alternating
 Direction Method of Multipliers", sections 3.3, 3.4.1, 7.1 and 7.1.1.
 
-Evaluated is the consensus z, with the mean of the replicas' buffers.
+The consensus z is evaluated, with the mean of the replicas' buffers.
 """
 
 from typing import Any, Literal
@@ -34,20 +37,21 @@ from paceline.lightning_modules.backend.search import Integer, Real
 from paceline.lightning_modules.backend.state import State, trained
 from paceline.lightning_modules.backend.task import Task
 
-BALANCE, FACTOR = 10.0, 2.0  # of the residuals and of rho, Boyd et al. equation 3.13
+BALANCE, FACTOR = 10.0, 2.0  # ratio of the residuals and change of rho, Boyd et al. equation 3.13
 
 
 class ConsensusADMM(Algorithm):
-    """Consensus ADMM between replicas of one rank.
+    """Consensus ADMM between replicas of one rank each.
 
     Args:
-        task: what is trained.
-        local_steps: K, optimizer steps between two exchanges.
+        task: the task to train.
+        local_steps: K, the number of optimizer steps between two exchanges.
         rho: the weight of the pull towards the consensus.
-        adapt_rho: balance the residuals by changing rho.
-        penalty: g.
-        penalty_weight: lambda of g.
-        tolerance: relative size of both residuals at which training ends; 0 is never.
+        adapt_rho: if True, rho is changed to balance the two residuals.
+        penalty: the penalty g.
+        penalty_weight: lambda, the weight of the penalty.
+        tolerance: the relative size of both residuals at which training ends. With 0, it never ends
+            early.
 
     Raises:
         ValueError: an argument is out of range.
@@ -83,13 +87,13 @@ class ConsensusADMM(Algorithm):
         self.converged = False
 
     def on_train_start(self) -> None:
-        if self.consensus is None:  # else a checkpoint has brought it
+        if self.consensus is None:  # otherwise, it was loaded from a checkpoint
             self.consensus = self.backend.state()
             self.dual = self.consensus.weights.map(torch.zeros_like)
         self._aim()
 
     def _aim(self) -> None:
-        """What the local steps are pulled towards, z - u_i, in the shapes of the parameters."""
+        """Computes z - u_i, the target of the pull, in the shapes of the parameters."""
         assert self.consensus is not None
         aims = (self.consensus.weights - self.dual).tensors()
         self.aims = list(zip(trained(self.task), aims, strict=True))
@@ -151,7 +155,7 @@ class ConsensusADMM(Algorithm):
         return self.consensus
 
     def figures(self) -> dict[str, float]:
-        """The residuals after the latest exchange, and rho."""
+        """Returns the residuals after the latest exchange, and rho."""
         if not self.exchanges:
             return {}
         residuals = {"primal_residual": self.primal_residual, "dual_residual": self.dual_residual}
@@ -164,6 +168,6 @@ class ConsensusADMM(Algorithm):
         self.consensus, self.dual, self.rho = checkpoint["admm"]
 
     def expected_bytes(self, layout: Layout, zero_stage: int, steps: int) -> float:
-        """An all-reduce of the model's state, and one of three norms, every K steps."""
+        """Counts an all-reduce of the model's state and an all-reduce of three norms every K steps."""
         payload = self.state_bytes + 3 * 8
         return wire_bytes("all_reduce", payload, layout.replicas) * (steps // self.local_steps)

@@ -1,4 +1,4 @@
-"""The baseline: one worker, plain minibatch training, what every speedup is measured against.
+"""The baseline: plain minibatch training on one worker. Every speedup is relative to it.
 
 x_{t+1} = optimizer(x_t, grad L(x_t; B_t))
 """

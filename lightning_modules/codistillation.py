@@ -1,22 +1,23 @@
-"""Codistillation: replicas train apart, each also towards what the others predict.
+"""Codistillation: each replica trains separately and also learns from the predictions of the others.
 
     L_i = phi(y, f(x_i)) + alpha psi(1/(R-1) sum_{j != i} f(x~_j), f(x_i))       on each of R replicas
 
-phi is the loss of the task, psi the same loss with the mean prediction of the other replicas as its
-target: cross-entropy on soft targets. x~_j is replica j's weights at the latest exchange, up to T steps
-old; nothing flows back through them, the direction is teacher to student. psi starts with the first
-exchange at or after `burn_in` steps. Each replica begins with weights of its own.
+phi is the loss of the task. psi is the same loss with the mean prediction of the other replicas as its
+target, that is, cross-entropy on soft targets. x~_j are the weights of replica j at the latest exchange,
+which is up to T steps old. No gradient flows through them: they teach, and x_i learns. psi is added from
+the first exchange at or after `burn_in` steps. Each replica starts with its own weights.
 
-Exchanged are checkpoints: R - 1 times the model every T steps, whatever the batch. With
-`teachers: predictions` they are the fresh predictions on a batch that all replicas see (partition
-`same`) at every step: bytes grow with the batch and not with the model.
+With `teachers: checkpoints`, the default, the replicas exchange their weights every T steps. Each
+exchange sends R - 1 times the model and does not depend on the batch size. With
+`teachers: predictions`, the replicas exchange at every step their current predictions on a batch that
+all of them see (partition `same`). The number of bytes then grows with the batch and not with the model.
 
-It reduces to independent replicas with alpha = 0.
+With alpha = 0, codistillation is the same as independent replicas.
 
 Paper: Anil et al. (2018), "Large Scale Distributed Neural Network Training Through Online
 Distillation", algorithm 1.
 
-Evaluated is each replica alone, and beside it the ensemble.
+Each replica is evaluated alone. The ensemble of all replicas is evaluated as well.
 """
 
 from copy import deepcopy
@@ -38,15 +39,15 @@ class Codistillation(IndependentReplicas):
     """Codistillation between replicas.
 
     Args:
-        task: what is trained.
-        ranks_per_replica: ranks that train one replica synchronously.
-        alpha: the weight of the agreement.
-        burn_in: steps before the agreement counts.
-        period: T, steps between two exchanges of checkpoints.
-        teachers: what the replicas exchange.
+        task: the task to train.
+        ranks_per_replica: the number of ranks that train one replica synchronously.
+        alpha: the weight of the distillation loss psi.
+        burn_in: the number of steps before psi is added.
+        period: T, the number of steps between two exchanges of checkpoints.
+        teachers: what the replicas exchange: their weights (`checkpoints`) or their predictions.
 
     Raises:
-        ValueError: an argument is out of range, or there is one replica only.
+        ValueError: an argument is out of range, or there is only one replica.
     """
 
     name = "codistillation"
@@ -75,7 +76,7 @@ class Codistillation(IndependentReplicas):
             raise ValueError(f"alpha and burn_in must not be negative: {alpha}, {burn_in}")
         self.alpha, self.burn_in, self.period, self.teachers = alpha, burn_in, period, teachers
         self.checkpoints: list[State] | None = None
-        self.models: list[Task] = []  # a list of its own, as a teacher is not trained
+        self.models: list[Task] = []  # a plain list, so that torch does not train the teachers
         self.agreement = torch.zeros(())
         self.row_bytes = 0
 
@@ -88,7 +89,7 @@ class Codistillation(IndependentReplicas):
 
     def on_train_start(self) -> None:
         if self.teachers == "checkpoints":
-            # Frozen layers once, before the training: no exchange sends them.
+            # Frozen layers are sent once, before training. The exchanges do not send them.
             self._teach(self._of_others(State.of(groups(self.task, "frozen"))))
         if self.checkpoints is not None:
             self._teach(self.checkpoints)
@@ -101,13 +102,13 @@ class Codistillation(IndependentReplicas):
         self.exchanges += 1
 
     def _of_others(self, state: State) -> list[State]:
-        """That `state` of every other replica, by one all-gather a part."""
+        """Returns this `state` of every other replica. It takes one all-gather per part."""
         gathered = state.map(self.backend.gather_from_replicas)
         replicas = [i for i in range(self.backend.layout.replicas) if i != self.backend.replica]
         return [gathered.map(itemgetter(i)) for i in replicas]
 
     def _teach(self, states: list[State]) -> None:
-        """Puts a part of the state of every other replica into the models that teach."""
+        """Copies the states of the other replicas into the models that teach."""
         while len(self.models) < len(states):
             self.models.append(deepcopy(self.task).eval())
         for model, state in zip(self.models, states, strict=True):
@@ -123,7 +124,7 @@ class Codistillation(IndependentReplicas):
 
     @torch.no_grad()
     def _targets(self, batch: Any, logits: Tensor) -> Tensor | None:
-        """The mean prediction of the other replicas on this batch, once there is one."""
+        """Returns the mean prediction of the other replicas on this batch, or None if there is none."""
         if self.teachers == "checkpoints":
             if self.checkpoints is None:
                 return None
@@ -148,7 +149,7 @@ class Codistillation(IndependentReplicas):
             )
 
     def figures(self) -> dict[str, float]:
-        """psi at the latest step that this rank took."""
+        """Returns psi at the latest step of this rank."""
         return {"agreement_loss": float(self.agreement)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -158,8 +159,10 @@ class Codistillation(IndependentReplicas):
         self.checkpoints = checkpoint["codistillation"]
 
     def expected_bytes(self, layout: Layout, zero_stage: int, steps: int) -> float:
-        """A checkpoint, or a batch's predictions, to each other replica at each exchange, and what
-        the engine sends inside a replica at every step."""
+        """Counts the exchanges and what the engine sends inside a replica at every step.
+
+        An exchange sends a checkpoint, or the predictions on a batch, to each other replica.
+        """
         payload = self.state_bytes if self.teachers == "checkpoints" else self.row_bytes
         exchanged = wire_bytes("all_gather", payload, layout.replicas) * self.exchanges
         return exchanged + super().expected_bytes(layout, zero_stage, steps)

@@ -1,25 +1,28 @@
-"""Downpour: asynchronous SGD through a parameter server, workers never waiting for each other.
+"""Downpour: asynchronous SGD through a parameter server. The workers do not wait for each other.
 
     worker i:   G_i <- G_i + grad L(x_i; B_i),   x_i <- optimizer(x_i, grad L(x_i; B_i))    every step
                 push G_i to every shard of the server, G_i <- 0                    every n_push steps
                 x_i <- the weights of all shards                                  every n_fetch steps
     shard s:    w_s <- optimizer(w_s, G_i,s)                                       at every push
 
-Each rank trains in one thread and serves a shard, some whole tensors of the model, in another; the
-shards' optimizer is the workload's, with its parameter groups. Buffers are pushed and fetched with the
-weights; a push moves a shard's b_s by (b_i - b_s) / N. The staleness of a push is the number of pushes
-of others that a shard has applied since the worker fetched from it. With `staleness_aware` the learning
-rate of a push is divided by it (where it is at least 1). In the first `warm_start` steps, at most up to
-the first evaluation, worker 0 trains alone.
+Each rank trains in one thread and serves a shard in another. A shard holds some whole tensors of the
+model. Its optimizer is that of the workload, with the same parameter groups. Buffers are pushed and
+fetched together with the weights. A push changes the buffer b_s of a shard by (b_i - b_s) / N, for N
+workers.
 
-An asynchronous run is not repeatable, but it can be replayed: `replay` names the record of a run, and
-every shard then serves the workers in the recorded order, and every worker takes the recorded batches.
-One worker with n_push = n_fetch = 1 takes the steps of plain SGD.
+The staleness of a push is the number of pushes of other workers that the shard has applied since the
+worker last fetched from it. With `staleness_aware`, the learning rate of a push is divided by its
+staleness if that is at least 1. Worker 0 trains alone for the first `warm_start` steps, but no longer
+than until the first evaluation.
+
+An asynchronous run is not repeatable, but it can be replayed. `replay` is the record of an earlier run.
+Every shard then serves the workers in the recorded order, and every worker takes the recorded batches.
+One worker with n_push = n_fetch = 1 takes the same steps as plain SGD.
 
 Papers: Dean et al. (2012), "Large Scale Distributed Deep Networks", section 4.1;
 Gupta et al. (2015), "Staleness-aware Async-SGD for Distributed Deep Learning".
 
-Evaluated are the server's weights.
+The weights of the server are evaluated.
 """
 
 import json
@@ -46,12 +49,13 @@ class Downpour(Algorithm):
     """Asynchronous SGD through a sharded parameter server.
 
     Args:
-        task: what is trained.
-        n_push: steps between two pushes of the accumulated gradients.
-        n_fetch: steps between two fetches of the weights.
-        staleness_aware: divide the learning rate of a push by its staleness.
-        warm_start: steps that worker 0 takes before the others begin.
-        replay: the record (`record.json`) of a run with the same settings, to repeat bit for bit.
+        task: the task to train.
+        n_push: the number of steps between two pushes of the accumulated gradients.
+        n_fetch: the number of steps between two fetches of the weights.
+        staleness_aware: if True, the learning rate of a push is divided by its staleness.
+        warm_start: the number of steps that worker 0 takes before the other workers start.
+        replay: the path of the record (`record.json`) of a run with the same settings. That run is
+            repeated bit for bit.
 
     Raises:
         ValueError: an argument is out of range, or the record cannot be used.
@@ -65,7 +69,7 @@ class Downpour(Algorithm):
         "staleness_aware": Choice((False, True)),
     }
     asynchronous = True
-    zero_stages = (0,)  # under the others DeepSpeed has consumed the gradients that are pushed
+    zero_stages = (0,)  # under ZeRO 1 to 3, DeepSpeed consumes the gradients before they are pushed
 
     def __init__(
         self,
@@ -139,7 +143,7 @@ class Downpour(Algorithm):
         self.server.fetch(tensors(self.task, "weights", "buffers"))
 
     def _release(self) -> None:
-        """Lets the workers begin that wait for worker 0."""
+        """Lets the workers start that wait for worker 0."""
         if self.waiting and self.backend.global_rank == 0:
             self.server.release()
             self.waiting = False
@@ -155,13 +159,13 @@ class Downpour(Algorithm):
         self.server.stop()
 
     def figures(self) -> dict[str, float]:
-        """Mean staleness of the pushes to this rank's shard so far, and how many they were."""
+        """Returns the mean staleness of the pushes to this rank's shard so far, and their number."""
         shard = self.server.shard
         total = sum(value * count for value, count in shard.staleness.items())
         return {"staleness": total / max(1, shard.clock), "server_clock": shard.clock}
 
     def record(self) -> dict[str, Any]:
-        """The staleness of the pushes to this rank's shard, and the schedule that repeats the run."""
+        """Returns the staleness of the pushes to this rank's shard, and the schedule for a replay."""
         staleness = dict(sorted(self.server.shard.staleness.items()))
         schedule = {"served": self.server.served, "tickets": self.drawn}
         return {"staleness": staleness, "pushed": self.exchanges, "schedule": schedule}
@@ -173,15 +177,18 @@ class Downpour(Algorithm):
         self.resumed = checkpoint["downpour"]
 
     def expected_bytes(self, layout: Layout, zero_stage: int, steps: int) -> float:
-        """What a worker's pushes and fetches move: all tensors but those of its own shard each time, and
-        a request to each other shard. The mean over the workers is what they send."""
+        """Counts the bytes that the pushes and fetches of a worker move.
+
+        Each push and each fetch moves all tensors except those of the worker's own shard, and a request
+        to each other shard. The mean over the workers is the mean of the bytes that they send.
+        """
         elsewhere = self.state_bytes - self.server.bytes[self.backend.global_rank]
         messages = steps // self.n_push + steps // self.n_fetch
         return (elsewhere + (layout.replicas - 1) * REQUEST_BYTES) * messages
 
 
 def _schedules(path: Path) -> list[dict[str, list[int]]]:
-    """The schedule of each rank in the record of a trial."""
+    """Returns the schedule of each rank from the record of a trial."""
     try:
         ranks = json.loads(path.read_text())["result"]["ranks"]
         return [rank["algorithm"]["schedule"] for rank in ranks]

@@ -1,21 +1,22 @@
-"""Elastic averaging SGD: replicas tied to a centre that follows them, and not set equal to it.
+"""Elastic averaging SGD: replicas are pulled towards a centre that follows them.
 
     x_i <- optimizer(x_i, grad L(x_i; B_i))               tau local steps on each of R replicas
     x_i <- x_i - alpha (x_i - c)                          the pull towards the centre c
     c   <- c + beta (sum_i n_i/n x_i - c)                 from the x_i before the pull
 
-n_i of the n examples are replica i's. With beta = R alpha, the default, the pulls are equal and
-opposite (the elastic symmetry of the paper), so that replicas keep exploring: a small alpha leaves them
-far from the centre. The momentum variant, EAMSGD, is this with an optimizer that has Nesterov momentum.
+The replicas are not set equal to the centre. Replica i holds n_i of the n examples. With beta = R alpha,
+the default, the pulls on the replicas and on the centre are equal and opposite. The paper calls this the
+elastic symmetry. With a small alpha, the replicas stay far from the centre and explore more. To get the
+momentum variant, EAMSGD, use an optimizer with Nesterov momentum.
 
-With alpha = beta = 0 it reduces to independent replicas; with beta = 1 the centre is the plain average.
-alpha = 1 puts each replica where the centre was: with beta = 1 that is model averaging twice over, two
-runs that take turns, each with every other round of tau steps.
+With alpha = beta = 0, this is the same as independent replicas. With beta = 1, the centre is the plain
+average of the replicas. With alpha = 1, each replica moves to the previous centre. With alpha = 1 and
+beta = 1, two independent runs of model averaging take turns. Each gets every second round of tau steps.
 
-Paper: Zhang, Choromanska and LeCun (2015), "Deep Learning with Elastic Averaging SGD", section 3,
-synchronous, with the communication period of algorithm 1.
+Paper: Zhang, Choromanska and LeCun (2015), "Deep Learning with Elastic Averaging SGD": the synchronous
+algorithm of section 3, with the communication period of algorithm 1.
 
-Evaluated is the centre. Floating-point buffers are part of x_i and c.
+The centre is evaluated. Floating-point buffers are part of x_i and c.
 """
 
 from typing import Any
@@ -32,11 +33,11 @@ class ElasticAveraging(Algorithm):
     """Elastic averaging between replicas.
 
     Args:
-        task: what is trained.
-        tau: local steps between two exchanges.
-        beta: how far the centre moves towards the average of the replicas.
-        alpha: how far a replica moves towards the centre; where it is not given, beta / R.
-        ranks_per_replica: ranks that train one replica synchronously.
+        task: the task to train.
+        tau: the number of local steps between two exchanges.
+        beta: the part of the distance to the average of the replicas that the centre moves.
+        alpha: the part of the distance to the centre that a replica moves. The default is beta / R.
+        ranks_per_replica: the number of ranks that train one replica synchronously.
 
     Raises:
         ValueError: an argument is out of range.
@@ -71,7 +72,7 @@ class ElasticAveraging(Algorithm):
     def on_train_start(self) -> None:
         if self.alpha is None:
             self.alpha = self.beta / self.backend.layout.replicas
-        if self.centre is None:  # else a checkpoint has brought it
+        if self.centre is None:  # otherwise, it was loaded from a checkpoint
             self.centre = self.backend.state()
 
     def exchange(self, step: int) -> None:
@@ -92,7 +93,7 @@ class ElasticAveraging(Algorithm):
         return self.centre
 
     def figures(self) -> dict[str, float]:
-        """The replicas' relative distance from the centre."""
+        """Returns the relative distance of the replicas from the centre."""
         return {"replica_divergence": self.divergence}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -102,6 +103,6 @@ class ElasticAveraging(Algorithm):
         self.centre = checkpoint["elastic_averaging"]
 
     def expected_bytes(self, layout: Layout, zero_stage: int, steps: int) -> float:
-        """Beside what the engine sends, an all-reduce of the model's state at each exchange."""
+        """Adds an all-reduce of the model's state at each exchange to what the engine sends."""
         exchanged = wire_bytes("all_reduce", self.state_bytes, layout.replicas) * self.exchanges
         return exchanged + super().expected_bytes(layout, zero_stage, steps)

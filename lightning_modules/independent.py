@@ -1,10 +1,11 @@
-"""Independent replicas: R models trained apart that never exchange anything, and their ensemble.
+"""Independent replicas: R models that train without any exchange, and their ensemble.
 
     x_i <- optimizer(x_i, grad L(x_i; B_i))        on each of R replicas, each from weights of its own
 
-The control of codistillation, which it is with alpha = 0, and the base of it. A replica is evaluated
-alone; beside the mean over the replicas stands the ensemble, whose prediction is the mean of theirs and
-which costs R times as much to serve.
+This is the control experiment for codistillation: codistillation with alpha = 0 is the same. It is also
+the base class of codistillation. Each replica is evaluated alone, and the mean over the replicas is
+reported. The ensemble is reported as well. Its prediction is the mean of the predictions of the
+replicas, and it costs R times as much to serve.
 
 Paper: Anil et al. (2018), "Large Scale Distributed Neural Network Training Through Online
 Distillation".
@@ -20,11 +21,11 @@ from paceline.lightning_modules.backend.task import Task
 
 
 class IndependentReplicas(Algorithm):
-    """Replicas that train apart.
+    """Replicas that train without any exchange.
 
     Args:
-        task: what is trained.
-        ranks_per_replica: ranks that train one replica synchronously.
+        task: the task to train.
+        ranks_per_replica: the number of ranks that train one replica synchronously.
     """
 
     name = "independent"
@@ -48,5 +49,5 @@ class IndependentReplicas(Algorithm):
         return {**own, "ensemble": self._ensemble(own["model"])}
 
     def _ensemble(self, predictions: Tensor) -> Tensor:
-        """The mean over the replicas of their predictions on the same batch."""
+        """Returns the mean of the predictions of all replicas on the same batch."""
         return self.backend.gather_from_replicas(predictions).mean(dim=0)

@@ -1,11 +1,12 @@
-"""Label smoothing: synchronous SGD whose loss also agrees with a constant prediction.
+"""Label smoothing: synchronous SGD with a second loss term that pulls towards a constant prediction.
 
     L = phi(y, f(x)) + alpha psi(q, f(x))
 
-phi is the loss of the task, psi the same loss with the distribution q as its target: uniform, or the
-marginal distribution of the labels, estimated by their running mean on each rank. The control that
-tells whether codistillation works by its teachers or by their softness alone. It reduces to synchronous
-SGD with alpha = 0.
+phi is the loss of the task. psi is the same loss with the distribution q as its target. q is uniform, or
+the marginal distribution of the labels, which each rank estimates by the running mean of its labels.
+
+This is a control experiment for codistillation. It shows whether codistillation works because of its
+teachers or only because their targets are soft. With alpha = 0, it is the same as synchronous SGD.
 
 Paper: Anil et al. (2018), "Large Scale Distributed Neural Network Training Through Online
 Distillation".
@@ -26,12 +27,12 @@ class LabelSmoothing(SyncSGD):
     """Synchronous SGD with smoothed labels.
 
     Args:
-        task: what is trained.
-        alpha: the weight of the agreement with the constant prediction.
-        towards: q.
+        task: the task to train.
+        alpha: the weight of psi.
+        towards: the distribution q.
 
     Raises:
-        ValueError: alpha is negative.
+        ValueError: `alpha` is negative.
     """
 
     name = "label_smoothing"

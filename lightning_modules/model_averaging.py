@@ -1,26 +1,30 @@
-"""Model averaging: replicas train alone and average their weights every tau steps.
+"""Model averaging: replicas train independently and average their weights every tau steps.
 
     x_i <- optimizer(x_i, grad L(x_i; B_i))                  tau local steps on each of R replicas
     d   =  x - sum_i n_i/n x_i                               x: where the round began
     v   <- mu v + d
     x   <- x - eta (d + mu v),   x_i <- x                    the outer step, Nesterov
 
-n_i of the n examples are replica i's. With eta = 1 and mu = 0, the default, x becomes the plain
-average: local SGD, or FedAvg with all clients. With an adaptive inner optimizer and eta < 1, mu > 0 it
-is DiLoCo; with `warmup_steps`, in which weights are averaged at every step, post-local SGD. tau as
-large as the number of steps is one-shot averaging. With tau = 1, plain SGD and the default outer step
-it takes the steps of synchronous SGD. The inner optimizer's state stays with its replica.
+Replica i holds n_i of the n examples. The state of the inner optimizer is not averaged. Each replica
+keeps its own. Several published algorithms are special cases:
 
-Co-learning restarts the learning rate each round, lr_j = lr decay^(j / tau) at the round's step j, and
-doubles tau when the average has moved by less than epsilon: |x - x_before| <= epsilon |x_before|.
+- With eta = 1 and mu = 0, the default, x becomes the plain average. This is local SGD, or FedAvg with
+  all clients.
+- With an adaptive inner optimizer, eta < 1 and mu > 0, it is DiLoCo.
+- With `warmup_steps`, the weights are averaged after each of the first steps. This is post-local SGD.
+- With tau equal to the number of steps, it is one-shot averaging.
+- With tau = 1, plain SGD and the default outer step, it takes the same steps as synchronous SGD.
+
+Co-learning restarts the learning rate in each round. At step j of a round, lr_j = lr decay^(j / tau).
+It doubles tau when the average has hardly moved: |x - x_before| <= epsilon |x_before|.
 
 Papers: Zinkevich et al. (2010), "Parallelized Stochastic Gradient Descent"; McMahan et al. (2016),
 "Communication-Efficient Learning of Deep Networks from Decentralized Data", algorithm 1; Lin et al.
 (2018), "Don't Use Large Mini-Batches, Use Local SGD"; Xu et al. (2018), "Collaborative Deep Learning
 Across Multiple Data Centers"; Douillard et al. (2023), "DiLoCo", algorithm 1.
 
-Evaluated is the average of the replicas' weights and buffers. Buffers are averaged plainly at every
-exchange, as the outer step, which may go beyond the average, could make a variance negative.
+The average of the replicas' weights and buffers is evaluated. At every exchange, buffers become their
+plain average. The outer step can go beyond the average and could make a variance negative.
 """
 
 from typing import Any
@@ -39,16 +43,17 @@ class ModelAveraging(Algorithm):
     """Model averaging between replicas.
 
     Args:
-        task: what is trained.
-        tau: local steps between two exchanges.
-        local_epochs: passes over a replica's examples between two exchanges, instead of `tau`; those
-            of a replica with an average share, so that all take equally many steps.
-        ranks_per_replica: ranks that train one replica synchronously.
-        outer_lr: eta of the outer step.
-        outer_momentum: mu of the outer step.
-        warmup_steps: steps at the start that each end with a plain average.
+        task: the task to train.
+        tau: the number of local steps between two exchanges.
+        local_epochs: if given, it replaces `tau`. It is the number of passes over the examples of a
+            replica with an average share between two exchanges. All replicas take the same number of
+            steps.
+        ranks_per_replica: the number of ranks that train one replica synchronously.
+        outer_lr: eta, the learning rate of the outer step.
+        outer_momentum: mu, the momentum of the outer step.
+        warmup_steps: the number of steps at the start that each end with a plain average.
         lr_decay: the factor by which the learning rate falls in a round.
-        epsilon: relative movement of the average below which tau doubles; 0 is never.
+        epsilon: the relative movement of the average up to which tau doubles. With 0, tau never doubles.
 
     Raises:
         ValueError: an argument is out of range.
@@ -92,7 +97,7 @@ class ModelAveraging(Algorithm):
 
     def on_train_start(self) -> None:
         if self.round_start is not None:
-            return  # a checkpoint has brought it
+            return  # it was loaded from a checkpoint
         self.base_lrs = [group["lr"] for group in self.trainer.optimizers[0].param_groups]
         if self.local_epochs is not None:
             self.tau = max(1, round(self.local_epochs * self.epoch_steps))
@@ -136,7 +141,7 @@ class ModelAveraging(Algorithm):
         return average
 
     def figures(self) -> dict[str, float]:
-        """The replicas' relative distance from their average, and tau in steps."""
+        """Returns the relative distance of the replicas from their average, and tau in steps."""
         return {"replica_divergence": self.divergence, "tau": self.tau}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -148,6 +153,6 @@ class ModelAveraging(Algorithm):
         self.tau, self.next_exchange, self.round_begin, self.base_lrs = rounds
 
     def expected_bytes(self, layout: Layout, zero_stage: int, steps: int) -> float:
-        """Beside what the engine sends, an all-reduce of the model's state at each exchange."""
+        """Adds an all-reduce of the model's state at each exchange to what the engine sends."""
         exchanged = wire_bytes("all_reduce", self.state_bytes, layout.replicas) * self.exchanges
         return exchanged + super().expected_bytes(layout, zero_stage, steps)

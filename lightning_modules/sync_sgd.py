@@ -1,13 +1,14 @@
-"""Synchronous SGD: every step averages the gradients of all workers.
+"""Synchronous SGD: at every step, the gradients of all workers are averaged.
 
     g_t = 1/N sum_i grad L(x_t; B_t^i)          B_t^i: the batch of worker i, b examples
     x_{t+1} = optimizer(x_t, g_t)
 
-All workers form one replica, and DeepSpeed all-reduces (ZeRO 0 to 2) or reduce-scatters (ZeRO 3) the
-gradients inside it. N workers with batch b take the steps of one worker with batch N b.
+All workers form one replica. Inside it, DeepSpeed averages the gradients by an all-reduce (ZeRO 0 to 2)
+or a reduce-scatter (ZeRO 3). N workers with batch size b take the same steps as one worker with batch
+size N b.
 
-Paper: Hegde and Usmani (2016), "Parallel and Distributed Deep Learning", parallel SGD; the cost of
-the all-reduce, Ben-Nun and Hoefler (2018), "Demystifying Parallel and Distributed Deep Learning".
+Papers: Hegde and Usmani (2016), "Parallel and Distributed Deep Learning", for parallel SGD; Ben-Nun and
+Hoefler (2018), "Demystifying Parallel and Distributed Deep Learning", for the cost of the all-reduce.
 """
 
 from typing import Any

@@ -1,1 +1,1 @@
-"""Reads the formats in which data sets come, and caches their rows."""
+"""Readers of the formats of the data sets, and the cache of their rows."""

@@ -1,9 +1,9 @@
-"""Caches of prepared rows: built once however many processes ask, whole or not there at all.
+"""A cache of prepared rows. An entry is built once, even if several processes need it at the same time.
 
-An entry is a folder `KEY/` with `rows.npy`, `about.json` and `seal.json`, the lengths and checksums of
-the two. It is written under another name, synced to the disk and moved into place by one rename, under
-a lock, so nobody ever sees half an entry. What happens to it later, a disk's fault or a cut by hand, is
-found when it is opened: the entry is then built again, with a warning.
+An entry is a folder `KEY/` with `rows.npy`, `about.json` and `seal.json`. The seal has the lengths and
+checksums of the other two files. Under a lock, an entry is written under another name, synced to the disk
+and moved into place by one rename. So no process ever sees an incomplete entry. Later damage, such as a
+disk error, is detected when the entry is opened. The entry is then built again, with a warning.
 """
 
 import hashlib
@@ -26,16 +26,16 @@ from numpy.typing import NDArray
 ROWS_FILE = "rows.npy"
 ABOUT_FILE = "about.json"
 SEAL_FILE = "seal.json"
-PART_BYTES = 1 << 18  # under one checksum
-SAMPLED_PARTS = 256  # of a file, compared whenever its entry is opened
+PART_BYTES = 1 << 18  # the bytes under one checksum
+SAMPLED_PARTS = 256  # the most parts of a file that are checked when its entry is opened
 
 logger = logging.getLogger(__name__)
 
 
 class DataError(ValueError):
-    """Data that cannot be used. Its message is one line: what is wrong, where, what to do.
+    """Data that cannot be used. The message is one line that says what is wrong, where, and what to do.
 
-    Characters that cannot be printed, as damaged data and file names may hold, are escaped.
+    Unprintable characters, which damaged data and file names may contain, are escaped.
     """
 
     def __init__(self, message: str) -> None:
@@ -44,7 +44,7 @@ class DataError(ValueError):
 
 @contextmanager
 def explained(problem: str, advice: str) -> Iterator[None]:
-    """Turn an operating system's error into a `DataError` of one line."""
+    """Turns an error of the operating system into a `DataError` of one line."""
     try:
         yield
     except OSError as error:
@@ -52,12 +52,12 @@ def explained(problem: str, advice: str) -> Iterator[None]:
 
 
 def digest(value: object) -> str:
-    """SHA-256 of a JSON-able value, in hexadecimal."""
+    """Returns the SHA-256 of a JSON-able value, in hexadecimal."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
-    """The object in `file`, or None where there is no such file or it is damaged."""
+    """Returns the object in `file`, or None if the file does not exist or is damaged."""
     try:
         value = json.loads(file.read_bytes())
     except (FileNotFoundError, ValueError):
@@ -66,7 +66,7 @@ def read_json(file: Path) -> dict[str, Any] | None:
 
 
 def write_json(file: Path, value: dict[str, Any]) -> None:
-    """Write `value` to `file` in one step. Callers that share a file share a lock."""
+    """Writes `value` to `file` in one step. Callers that share a file must share a lock."""
     partial = file.with_name(f"{file.name}.partial")
     try:
         partial.write_text(json.dumps(value, sort_keys=True))
@@ -76,10 +76,10 @@ def write_json(file: Path, value: dict[str, Any]) -> None:
 
 
 def write_rows(file: Path, blocks: Iterable[NDArray[np.int32]], columns: int) -> int:
-    """Write blocks of rows, int32 [n, columns], as one `.npy` file as they come; return their sum.
+    """Writes blocks of rows, int32 [n, columns], to one `.npy` file and returns the number of rows.
 
-    The header is written again at the end, when the number of rows is known; NumPy leaves room in
-    it for that.
+    Each block is written as it arrives. The header is written again at the end, when the number of rows
+    is known. NumPy leaves space in the header for that.
     """
     rows = 0
     with file.open("wb") as stream:
@@ -101,18 +101,18 @@ def _write_header(stream: BinaryIO, rows: int, columns: int) -> None:
 def find_or_build(
     cache: Path, owner: str, find: Callable[[], Path | None], build: Callable[[Path], str]
 ) -> Path:
-    """Return the entry that `find` finds; where there is none, build it, one process at a time.
+    """Returns the entry that `find` finds. If there is none, it builds the entry.
 
-    An entry that is found damaged is built again.
+    Only one process builds at a time. A damaged entry is built again.
 
     Args:
-        cache: folder of entries, made if missing.
-        owner: file name, unique to what is built, of the lock and of the unfinished entry.
+        cache: the folder of the entries. It is created if it does not exist.
+        owner: the file name of the lock and of the unfinished entry, unique to what is built.
         find: returns the entry, or None.
-        build: fills the folder it is given and returns the entry's key.
+        build: fills the folder that it is given and returns the key of the entry.
 
     Raises:
-        DataError: the cache cannot be written, or `build` says so; nothing unfinished is left.
+        DataError: the cache cannot be written, or `build` raises it. No unfinished entry is left.
     """
     found = find()
     if found is not None and damage(found) is None:
@@ -120,7 +120,7 @@ def find_or_build(
     with explained(f"cannot write the cache {cache}", "free space there or set another cache_dir"):
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(cache / f"{owner}.lock"):
-            found = find()  # another process may have built it meanwhile
+            found = find()  # another process may have built it in the meantime
             reason = damage(found) if found is not None else None
             if found is not None and reason is None:
                 return found
@@ -139,14 +139,14 @@ def _build(cache: Path, partial: Path, build: Callable[[Path], str]) -> Path:
             shutil.rmtree(entry, ignore_errors=True)
             partial.rename(entry)
             _sync(cache)
-        # Otherwise the same rows came from another place.
+        # Otherwise, the same rows were already cached from another place.
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return entry
 
 
 def _seal(entry: Path) -> None:
-    """Write down lengths and checksums of an entry's files; return when the disk has it all."""
+    """Writes the lengths and checksums of an entry's files, and syncs everything to the disk."""
     seal = {}
     for name in (ROWS_FILE, ABOUT_FILE):
         file = entry / name
@@ -159,12 +159,12 @@ def _seal(entry: Path) -> None:
 
 
 def damage(entry: Path, whole: bool = False) -> str | None:
-    """What is wrong with an entry, or None.
+    """Returns what is wrong with an entry, or None.
 
     Args:
-        entry: the folder.
-        whole: compare all checksums; otherwise of each file 256 at most, drawn anew at each call, which
-            is all of a file of up to 64 MiB.
+        entry: the folder of the entry.
+        whole: if True, all checksums are compared. If False, at most 256 of each file are compared,
+            drawn at random in each call. That covers all of a file of up to 64 MiB.
     """
     try:
         seal = read_json(entry / SEAL_FILE)
@@ -188,7 +188,7 @@ def damage(entry: Path, whole: bool = False) -> str | None:
 
 
 def damaged(cache: Path) -> dict[Path, str]:
-    """What is wrong with each damaged entry of a cache; every entry is read whole."""
+    """Returns what is wrong with each damaged entry of a cache. It reads every entry completely."""
     entries = [file.parent for file in sorted(cache.glob(f"*/{ROWS_FILE}"))]
     found = {e: damage(e, whole=True) for e in entries if e.suffix != ".partial"}
     return {entry: reason for entry, reason in found.items() if reason is not None}
@@ -206,7 +206,7 @@ def _parts(file: Path, numbers: Iterable[int]) -> Iterator[bytes]:
 
 
 def _sync(path: Path) -> None:
-    """Wait until the disk has a file, or the names in a folder."""
+    """Waits until a file, or the list of names in a folder, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,8 +1,8 @@
-"""Reads CIFAR-10 and CIFAR-100 in their version for Python: a folder of pickled batches, or its archive.
+"""Reads the Python version of CIFAR-10 and CIFAR-100: a folder of pickled batches, or its archive.
 
-A batch is a pickled dictionary with `data`, uint8 [N, 3072], the three colours of 32 x 32 pixels one
-after the other, and `labels` or, in CIFAR-100, `fine_labels` (Krizhevsky 2009, "Learning Multiple
-Layers of Features from Tiny Images").
+A batch is a pickled dictionary. `data`, uint8 [N, 3072], has the three colours of 32 x 32 pixels one
+after the other. The labels are in `labels`, or in `fine_labels` for CIFAR-100. See Krizhevsky (2009),
+"Learning Multiple Layers of Features from Tiny Images".
 """
 
 import io
@@ -25,8 +25,8 @@ from paceline.datasets.reading.image_set import (
 BATCHES = {name: tuple(PUBLISHED[name]) for name in ("CIFAR-10", "CIFAR-100")}
 CLASSES = {"CIFAR-10": 10, "CIFAR-100": 100}
 TEST = ("test_batch", "test")
-LARGEST_BATCH = 1 << 30  # bytes; those published have 155 MB at most
-# All that a batch is made of besides strings, numbers, lists and dictionaries.
+LARGEST_BATCH = 1 << 30  # bytes; the largest published batch has 155 MB
+# The only names that a batch needs in addition to strings, numbers, lists and dictionaries.
 ALLOWED = {
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
@@ -37,17 +37,18 @@ ALLOWED = {
 
 
 def is_cifar(path: Path) -> bool:
-    """Whether `path` is a tar archive, or a folder with a batch for testing."""
+    """Returns whether `path` is a tar archive, or a folder with a test batch."""
     if path.is_dir():
         return any((path / name).is_file() for name in TEST)
     return path.name.endswith((".tar.gz", ".tgz", ".tar"))
 
 
 def read_cifar(path: Path) -> ImageSet:
-    """CIFAR-10 or CIFAR-100, whichever is at `path`.
+    """Reads CIFAR-10 or CIFAR-100 from `path`.
 
     Raises:
-        DataError: a batch is missing, cannot be read, is damaged, or is not that of the set beside it.
+        DataError: a batch is missing, unreadable or damaged, or does not belong to the same set as the
+            others.
     """
     contents = _from_folder(path) if path.is_dir() else _from_archive(path)
     kind = "CIFAR-10" if "test_batch" in contents else "CIFAR-100"
@@ -82,16 +83,17 @@ def _from_archive(path: Path) -> dict[str, bytes]:
     except (PermissionError, IsADirectoryError) as error:
         problem = f"cannot read {path}: {error.strerror}"
         raise DataError(f"{problem}; check that it is a file you may read") from error
-    except Exception as error:  # damaged, an archive raises anything
+    except Exception as error:  # a damaged archive can raise any exception
         reason = " ".join(str(error).split())
         raise DataError(f"{path} is not a whole tar archive: {reason}; fetch it again") from error
     return contents
 
 
 class _BatchUnpickler(pickle._Unpickler):
-    """A pickle can run any code; a batch needs arrays alone.
+    """An unpickler that loads only arrays. An ordinary pickle could run any code.
 
-    It is Python's own and not the compiled one, which a damaged number makes allocate any amount.
+    It derives from the unpickler in pure Python. A damaged number can make the compiled one allocate any
+    amount of memory.
     """
 
     def find_class(self, module: str, name: str) -> Any:
@@ -106,7 +108,7 @@ def _batch(file: Path, content: bytes, classes: int) -> LabelledImages:
         images = np.asarray(batch[b"data"], np.uint8).reshape(-1, 3, 32, 32)
         key = b"labels" if b"labels" in batch else b"fine_labels"
         labels = np.asarray(batch[key], np.int64)
-    except Exception as error:  # damaged, a pickle raises anything
+    except Exception as error:  # a damaged pickle can raise any exception
         reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(":")
         raise DataError(f"{file} is not a batch of CIFAR: {reason}; fetch it again") from error
     if labels.shape != (len(images),) or not ((labels >= 0) & (labels < classes)).all():

@@ -1,4 +1,4 @@
-"""Click logs in files: which of a folder are read, malformed rows, and the note that knows them again."""
+"""Click logs in files: which files are read, malformed rows, and when a cache entry is still valid."""
 
 import hashlib
 import logging
@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 
 
 class Found(NamedTuple):
-    """Files of a log: those to train on, those to validate on and what is not read beside them.
+    """The files of a log: those to train on, those to validate on and those that are not read.
 
-    Where none is named for validation, the last part of the rows is for that.
+    If no file is named for validation, the last part of the rows is used for validation.
     """
 
     train: list[Path]
@@ -37,31 +37,39 @@ class Found(NamedTuple):
 
 
 class Fractions(NamedTuple):
-    """The last parts of the rows, in time order: first those to validate on, then those to test on."""
+    """The fractions of the rows for validation and for testing.
+
+    In time order, the validation rows come after the training rows, and the test rows come last.
+    """
 
     validation: float
     test: float
 
 
 def checked_fractions(validation: float, test: float) -> Fractions:
-    """Raises `DataError` unless rows are left to train on."""
+    """Checks the fractions and returns them.
+
+    Raises:
+        DataError: a fraction is out of range, or no rows are left to train on.
+    """
     check("validation_fraction", validation, 0 < validation < 1, "within (0, 1)")
     check("test_fraction", test, 0 <= test < 1 - validation, f"within [0, {1 - validation:g})")
     return Fractions(validation, test)
 
 
 class ClickFiles(ClickSource):
-    """Rows of files.
+    """The rows of one or more files.
 
     Args:
-        path: of a file, or of a folder of them.
-        fractions: to validate on, where no file is for that, and to test on.
+        path: the path of a file, or of a folder of files.
+        fractions: the fractions to validate on and to test on. The first is used only if no file is for
+            validation.
         on_bad_rows: `raise` or `skip`.
-        recipe: stands for how a line becomes a row.
+        recipe: a JSON-able description of how a line becomes a row.
     """
 
     synthetic = False
-    wanted: str  # what to give, in an error message
+    wanted: str  # what an error message asks the user to give
 
     def __init__(
         self, path: Path, fractions: Fractions, on_bad_rows: str, recipe: list[Any]
@@ -71,14 +79,17 @@ class ClickFiles(ClickSource):
 
     @abstractmethod
     def read(self, file: Path, content: "hashlib.blake2b") -> Iterator[tuple[Encoded, list[Fault]]]:
-        """The rows of one file, block by block, added to `content`, and its malformed ones."""
+        """Yields the encoded rows and the malformed rows of one file, block by block.
+
+        It also updates the hash `content` with the rows.
+        """
 
     @property
     def name(self) -> str:
         return ", ".join(file.name for file in self.find().files)
 
     def known_key(self, cache_dir: Path) -> str | None:
-        # Reading gigabytes to hash them would cost more than the cache saves.
+        # It would cost more to read and hash gigabytes than the cache saves.
         memo = cache.read_json(self._memo(cache_dir))
         if memo is None or memo.get("files") != states(self.find().files):
             return None
@@ -135,13 +146,13 @@ class ClickFiles(ClickSource):
         return train_stop, rows - tested
 
     def find(self) -> Found:
-        """The file; or of the folder the log files, in natural order.
+        """Returns the file, or the log files of the folder in natural order.
 
-        Where a file is named for training, each is used as what its name says and the test files are
-        not read; otherwise all are one log.
+        If a file is named for training, each file is used as its name says, and test files are not read.
+        Otherwise, all files together are one log.
 
         Raises:
-            DataError: there are none, or their names cannot be told apart.
+            DataError: there are no log files, or their names are ambiguous.
         """
         with explained(f"cannot read {self._path}", self.wanted):
             self._path.stat()
@@ -162,7 +173,7 @@ class ClickFiles(ClickSource):
         return cache_dir / f"{self.owner}.json"
 
     def _accept(self, file: Path, faults: list[Fault]) -> list[str]:
-        """Say where the faults are, unless the first of them ends the run."""
+        """Returns a message for each fault. With `on_bad_rows` "raise", the first fault is an error."""
         found = [f"{file}, line {line + 1}: {reason}" for line, reason in faults]
         if found and self._on_bad_rows == "raise":
             odd = self._path.is_dir() and faults[0].line == 0

@@ -1,4 +1,4 @@
-"""Where rows of clicks come from, and the cache entry that they are prepared into."""
+"""The base class of the sources of click rows, and the cache entry of a source."""
 
 from abc import ABC, abstractmethod
 from bisect import bisect_right
@@ -18,26 +18,26 @@ Encoded = NDArray[np.int32]  # [n, 1 + integers + categories]: label, float bits
 class Fault(NamedTuple):
     """What is wrong with one row."""
 
-    line: int  # 0-based, of its first line within what was read
+    line: int  # the first line of the row within the block or file that was read, counted from 0
     reason: str
 
 
 def shown(value: bytes, limit: int = 40) -> str:
-    """A value as an error message quotes it: one line, printable, not long."""
+    """Returns a value as an error message quotes it: printable, in one line, cut to `limit` bytes."""
     quoted = ascii(value[:limit])[1:]  # without the b of bytes
     return quoted + "..." * (len(value) > limit)
 
 
 class ClickSource(ABC):
-    """A source of rows: how to read it, and how to know it again.
+    """A source of rows. It reads them and finds their cache entry again.
 
     Attributes:
-        owner: file name, unique to the source and its settings.
-        synthetic: whether the rows were drawn.
-        integers: integer fields of a row.
-        categories: categorical fields of a row.
-        hash_size: buckets of a categorical field, the one for missing values included.
-        encoding: stands for how rows become numbers.
+        owner: a file name that is unique to the source and its settings.
+        synthetic: whether the rows are drawn at random.
+        integers: the number of integer fields of a row.
+        categories: the number of categorical fields of a row.
+        hash_size: the number of buckets of a categorical field, including the one for missing values.
+        encoding: a JSON-able description of how rows become numbers.
     """
 
     owner: str
@@ -50,30 +50,33 @@ class ClickSource(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """What a record calls the rows."""
+        """The name of the rows in a record."""
 
     @abstractmethod
     def known_key(self, cache_dir: Path) -> str | None:
-        """The key of this source's cache entry, as far as it can be told without reading it."""
+        """Returns the key of the cache entry, or None if it is unknown before the source is read."""
 
     @abstractmethod
     def blocks(self, facts: dict[str, Any]) -> Iterator[Encoded]:
-        """Read the source from its start, encoded; after the last block, `facts` is filled in."""
+        """Yields the encoded rows from the start. After the last block, `facts` is complete."""
 
     @abstractmethod
     def remember(self, cache_dir: Path, facts: dict[str, Any]) -> str:
-        """Return the key of the rows that gave these facts, so that `known_key` will know it."""
+        """Returns the key of the rows with these facts, and stores it for `known_key`."""
 
     @abstractmethod
     def split(self, rows: int, facts: dict[str, Any]) -> tuple[int, int]:
-        """Where, of `rows` rows, those to train on end and those to validate on.
+        """Returns where the training rows end and where the validation rows end, of `rows` rows.
 
-        What is left is the test part. Raises `DataError` if the rows are too few.
+        The remaining rows are the test part.
+
+        Raises:
+            DataError: there are too few rows.
         """
 
 
 class Prepared(NamedTuple):
-    """A cache entry and where its rows to train on end, and those to validate on behind them."""
+    """A cache entry, and where its training rows and then its validation rows end."""
 
     entry: Path
     about: dict[str, Any]
@@ -89,23 +92,29 @@ class Prepared(NamedTuple):
         return self.entry / cache.ROWS_FILE
 
     def clicks_before(self, row: int) -> int:
-        """Clicks among the first `row` rows, from the running counts and the few rows after."""
+        """Returns the number of clicks among the first `row` rows.
+
+        It uses the running counts of the blocks and reads only the few rows after them.
+        """
         counts = self.about["clicks"]
         start, clicks = counts[bisect_right(counts, row, key=lambda count: count[0]) - 1]
         labels = np.load(self.rows_file, mmap_mode="r", allow_pickle=False)[start:row, 0]
         return int(clicks + labels.sum())
 
     def constant_log_loss(self) -> float:
-        """Nats a validation row, of always predicting the training rows' click rate."""
+        """Returns the log loss of always predicting the click rate of the training rows.
+
+        It is in nats per example, on the validation rows.
+        """
         clicks, both = self.clicks_before(self.train_stop), self.clicks_before(self.validation_stop)
-        # Half an example away from certainty, so that a log without clicks has a finite loss.
+        # At least half an example away from 0 and 1, so that a log without clicks has a finite loss.
         rate = min(max(clicks, 0.5), self.train_stop - 0.5) / self.train_stop
         validation_rate = (both - clicks) / (self.validation_stop - self.train_stop)
         return -(validation_rate * log(rate) + (1 - validation_rate) * log1p(-rate))
 
 
 def prepare(source: ClickSource, cache_dir: Path) -> Prepared:
-    """The cache entry of `source`, built if it is not there.
+    """Returns the cache entry of `source`. It is built if it does not exist.
 
     Raises:
         DataError: the rows cannot be used, or the cache cannot be written.
@@ -121,7 +130,7 @@ def prepare(source: ClickSource, cache_dir: Path) -> Prepared:
         blocks = _counted(source.blocks(facts), clicks)
         columns = 1 + source.integers + source.categories
         rows = cache.write_rows(partial / cache.ROWS_FILE, blocks, columns)
-        source.split(rows, facts)  # may say that they are too few
+        source.split(rows, facts)  # raises DataError if there are too few rows
         cache.write_json(partial / cache.ABOUT_FILE, {**facts, "clicks": clicks})
         return source.remember(cache_dir, facts)
 

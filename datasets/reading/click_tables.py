@@ -1,4 +1,4 @@
-"""Click logs as tables with a header, columns named in the benchmark: read row by row, as `csv` does."""
+"""Click logs as tables with a header. They are read row by row with `csv`."""
 
 import csv
 import hashlib
@@ -19,18 +19,18 @@ from paceline.datasets.reading.click_source import Encoded, Fault, shown
 from paceline.datasets.reading.criteo_format import encode_columns
 from paceline.datasets.reading.files import opened
 
-Records = Iterator[tuple[int, list[str] | str]]  # line, and fields or what is wrong
+Records = Iterator[tuple[int, list[str] | str]]  # the line, and its fields or what is wrong
 
 TABLE_VERSION = 1  # raise it when the same rows give other numbers
 BLOCK_ROWS = 8192
-REMEMBERED = 1 << 20  # values of a field whose numbers are kept
+REMEMBERED = 1 << 20  # the most values of a field whose numbers are cached
 MISSING = -1  # the hash of a blank categorical value
 _NUMBER = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?")
 _LABELS = {"0": 0.0, "1": 1.0}
 
 
 class Columns(NamedTuple):
-    """The columns of a log that are read, by their names in its header."""
+    """The names of the columns that are read, as in the header of the log."""
 
     label: str
     integers: list[str]
@@ -42,14 +42,15 @@ class Columns(NamedTuple):
 
 
 class ClickTables(ClickFiles):
-    """Rows of files with a header.
+    """The rows of one or more files with a header.
 
     Args:
-        hash_size: buckets of a categorical field.
-        path: of a file, or of a folder of them.
-        columns: what to read.
-        separator: between two fields.
-        fractions: to validate on, where no file is for that, and to test on.
+        hash_size: the number of buckets of a categorical field.
+        path: the path of a file, or of a folder of files.
+        columns: the columns to read.
+        separator: the character between two fields.
+        fractions: the fractions to validate on and to test on. The first is used only if no file is for
+            validation.
         on_bad_rows: `raise` or `skip`.
     """
 
@@ -83,7 +84,7 @@ class ClickTables(ClickFiles):
 
     def read(self, file: Path, content: "hashlib.blake2b") -> Iterator[tuple[Encoded, list[Fault]]]:
         with opened(file) as stream:
-            # A byte that is no UTF-8 stays a value like any other.
+            # A byte that is not UTF-8 is kept, as part of a value.
             text = TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
             records = self._records(file, text)
             _, header = next(records, (0, "it is empty"))
@@ -100,7 +101,7 @@ class ClickTables(ClickFiles):
             except StopIteration:
                 return
             except csv.Error as error:
-                if reader.line_num > line + 1:  # how many rows that were, nobody can say
+                if reader.line_num > line + 1:  # the number of rows in these lines is unknown
                     raise DataError(
                         f"{file}, line {line + 1}: {error}, at line {reader.line_num}; a quote is"
                         " opened there or earlier and not closed: correct it"
@@ -108,7 +109,7 @@ class ClickTables(ClickFiles):
                 yield line, str(error)
 
     def _places(self, file: Path, header: list[str] | str) -> list[int]:
-        """Where in a row the columns are."""
+        """Returns the places of the columns in a row."""
         if isinstance(header, str):
             raise DataError(f"{file}: its header cannot be read: {header}; {self.wanted}")
         names = [name.strip() for name in header]
@@ -159,7 +160,7 @@ class ClickTables(ClickFiles):
 
 
 class _Remembered(dict[str, float]):
-    """What `read` makes of each value, kept: most values come often."""
+    """A cache of the results of `read`. Most values occur often."""
 
     def __init__(self, read: Callable[[str], float]) -> None:
         super().__init__()
@@ -179,14 +180,14 @@ def _label(value: str) -> float:
 
 
 def _number(value: str) -> float:
-    """A number; NaN where it is blank, infinity where it is none."""
+    """Returns the number, NaN if the field is blank, or infinity if it is not a number."""
     if not value:
         return np.nan
     return float(value) if _NUMBER.fullmatch(value) else np.inf
 
 
 def _hash(value: str) -> float:
-    """A hash of 32 bits, which float64 holds exactly."""
+    """Returns a hash of 32 bits, which float64 represents exactly, or MISSING if the field is blank."""
     return float(zlib.crc32(value.encode(errors="surrogateescape"))) if value else MISSING
 
 

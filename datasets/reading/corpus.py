@@ -1,9 +1,9 @@
-"""From text to a cache of tokens: files, words or characters, and the vocabulary.
+"""Converts text to a cache of tokens, which are words or characters, with their vocabulary.
 
-A corpus is read once, in blocks of whole lines, and encoded with provisional numbers: words in the order
-in which they appear, characters by code point. The vocabulary is then made from the training tokens
-alone and every token rewritten in place, so that memory holds a block and the vocabulary, and the tokens
-may be more than it could hold.
+A corpus is read once, in blocks of whole lines, and encoded with provisional numbers. Words are numbered
+in order of appearance. The number of a character is its code point. Then the vocabulary is made from the
+training tokens only, and every token is rewritten in place. Memory holds only a block and the vocabulary,
+so a corpus can be larger than the memory.
 """
 
 import re
@@ -32,41 +32,41 @@ ADVICE = "name a text file, or a folder of *.txt, *.tokens or *.raw (or .gz of t
 
 
 class Words:
-    """Words are what white space separates, and every line ends in `<eos>`."""
+    """Encodes words, which are separated by white space. Every line ends with the token `<eos>`."""
 
     def __init__(self) -> None:
         self._numbers: defaultdict[str, int] = defaultdict()
         self._numbers.default_factory = self._numbers.__len__
 
     def encode(self, text: str) -> Tokens:
-        """The provisional numbers of a text of whole lines."""
+        """Returns the provisional numbers of a text of whole lines."""
         if not text.endswith("\n"):
             text += "\n"
         words = text.replace("\n", f" {END_OF_LINE} ").split()
         return np.fromiter(map(self._numbers.__getitem__, words), np.int32, len(words))
 
     def names(self) -> list[str]:
-        """The word of every number."""
+        """Returns the word of every number."""
         return list(self._numbers)
 
 
 class Characters:
-    """Every character is a token, the end of a line too; a Windows line end is one `\\n`."""
+    """Encodes characters. The end of a line is a character, too. A Windows line end becomes one `\\n`."""
 
     def encode(self, text: str) -> Tokens:
-        """The code points of a text."""
+        """Returns the code points of a text."""
         return np.frombuffer(text.replace("\r\n", "\n").encode("utf-32-le"), "<i4")
 
     def names(self) -> Sequence[str]:
-        """The character of every number."""
+        """Returns the character of every number."""
         return "".join(map(chr, range(0x110000)))
 
 
 class Corpus(ABC):
-    """A source of training tokens and, behind them, validation tokens.
+    """A source of training tokens, followed by validation tokens.
 
     Attributes:
-        synthetic: whether it was drawn.
+        synthetic: whether the text is drawn at random.
     """
 
     synthetic: bool
@@ -74,27 +74,27 @@ class Corpus(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """What a record calls it."""
+        """The name of the corpus in a record."""
 
     @abstractmethod
     def key(self) -> str:
-        """The name of its cache entry: another one whenever the tokens may be others."""
+        """Returns the key of its cache entry. The key changes whenever the tokens may change."""
 
     @abstractmethod
     def blocks(self) -> Iterator[Tokens]:
-        """All tokens, in provisional numbers."""
+        """Yields all tokens as provisional numbers, block by block."""
 
     @abstractmethod
     def names(self) -> Sequence[str]:
-        """The text of every provisional number, once `blocks` has ended."""
+        """Returns the text of every provisional number. It is complete after `blocks` has ended."""
 
     @abstractmethod
     def train_tokens(self, tokens: int) -> int:
-        """How many of `tokens` tokens, from the start, train."""
+        """Returns how many of the `tokens` tokens are for training. They come first."""
 
 
 class Synthetic(Corpus):
-    """Training and then validation text of a Markov chain."""
+    """The training text of a Markov chain, followed by its validation text."""
 
     name = "synthetic Markov text"
     synthetic = True
@@ -119,15 +119,17 @@ class Synthetic(Corpus):
 
 
 class TextFiles(Corpus):
-    """Text of a file, of a folder with a file a split, or of a folder of shards.
+    """The text of a file, of a folder with one file per split, or of a folder of shards.
 
     Args:
-        path: of the file or folder.
-        level: what a token is; `auto` is a character of a file and a word of a folder.
-        validation_fraction: the last part of the tokens, to validate on, where no file is for it.
+        path: the path of the file or folder.
+        level: whether a token is a word or a character. `auto` reads characters from a file and words
+            from a folder.
+        validation_fraction: the fraction of the tokens to validate on. They are the last tokens. It is
+            used only if there is no validation file.
 
     Raises:
-        DataError: the files cannot be told apart.
+        DataError: the path cannot be read, there is no text, or the names of the files are ambiguous.
     """
 
     synthetic = False
@@ -177,13 +179,14 @@ class TextFiles(Corpus):
 
 
 def find_files(path: Path) -> tuple[list[Path], list[Path]]:
-    """The files to train on and those to validate on, none where a part of the former is for that.
+    """Returns the training files and the validation files.
 
-    In a folder whose files are named after splits, each is used as what its name says; test files are
-    not read. In any other folder every text file is a shard.
+    If the files of a folder are named after splits, each file is used as its name says, and test files
+    are not read. In any other folder, every text file is a shard. There are then no validation files, and
+    a part of the tokens is used for validation. This is also so for a single file.
 
     Raises:
-        DataError: there is no text, or a split is missing or there twice.
+        DataError: there is no text, or a split is missing or exists twice.
     """
     with explained(f"cannot read {path}", ADVICE):
         path.stat()
@@ -206,7 +209,7 @@ def find_files(path: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _texts(file: Path) -> Iterator[str]:
-    """Whole lines, about `BLOCK_BYTES` at a time, without the byte-order mark that a file begins with."""
+    """Yields blocks of whole lines of about `BLOCK_BYTES`. A byte-order mark at the start is removed."""
     lines = place = 0
     with opened(file) as stream:
         while block := stream.read(BLOCK_BYTES) + stream.readline():
@@ -226,23 +229,23 @@ def _texts(file: Path) -> Iterator[str]:
 
 
 class Prepared(NamedTuple):
-    """A cache entry: its folder and what is known of its tokens."""
+    """A cache entry: its folder and the facts about its tokens."""
 
     entry: Path
     about: dict[str, Any]
 
     @property
     def tokens_file(self) -> Path:
-        """int32 [n, 1]: the tokens to train on and then those to validate on."""
+        """The file of tokens, int32 [n, 1]: the training tokens, followed by the validation tokens."""
         return self.entry / cache.ROWS_FILE
 
 
 def prepare(corpus: Corpus, max_vocabulary: int | None, cache_dir: Path) -> Prepared:
-    """The cache entry of `corpus`, built if it is not there; `about` has these keys.
+    """Returns the cache entry of `corpus`. It is built if it does not exist.
 
-    `vocabulary` (the text of every token), `train_tokens`, `validation_tokens`, `content` (a hash of
-    the tokens and the vocabulary), `constant_log_loss` (nats a token of the validation part, of always
-    predicting the training part's frequencies).
+    `about` has the keys `vocabulary` (the text of every token), `train_tokens`, `validation_tokens`,
+    `content` (a hash of the tokens and the vocabulary) and `constant_log_loss` (the loss on the
+    validation part, in nats per token, of always predicting the frequencies of the training part).
 
     Raises:
         DataError: the text cannot be used.

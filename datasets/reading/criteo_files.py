@@ -1,4 +1,4 @@
-"""Files in Criteo's format: read in blocks, encoded by a pool of threads."""
+"""Reads files in Criteo's format in blocks. A pool of threads encodes them."""
 
 import hashlib
 import os
@@ -24,18 +24,19 @@ from paceline.datasets.reading.files import opened
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-BLOCK_BYTES = 1 << 18  # parsed at once: its arrays fit a core's second-level cache
-LONGEST_LINE = 1 << 20  # bytes; a longer one is no row and may be taken apart
+BLOCK_BYTES = 1 << 18  # parsed at once; the arrays of a block fit into the second-level cache
+LONGEST_LINE = 1 << 20  # bytes; a longer line is not a row and may be split
 BLOCKS_AHEAD = 4
 
 
 class CriteoFiles(ClickFiles):
-    """Rows of files in the challenge's format.
+    """The rows of one or more files in the challenge's format.
 
     Args:
-        hash_size: buckets of a categorical field.
-        path: of a file, or of a folder of them.
-        fractions: to validate on, where no file is for that, and to test on.
+        hash_size: the number of buckets of a categorical field.
+        path: the path of a file, or of a folder of files.
+        fractions: the fractions to validate on and to test on. The first is used only if no file is for
+            validation.
         on_bad_rows: `raise` or `skip`.
     """
 
@@ -66,9 +67,10 @@ class CriteoFiles(ClickFiles):
 
 
 def _texts(file: Path, content: hashlib.blake2b) -> Iterator[bytes]:
-    """Whole lines, about `BLOCK_BYTES` at a time, each ended by one newline, added to `content`.
+    """Yields blocks of whole lines of about `BLOCK_BYTES`, and updates the hash `content` with them.
 
-    So the same rows have the same content, be they gzipped, split over files or from Windows.
+    Every line ends with exactly one newline. The same rows therefore have the same hash, even if they are
+    gzipped, split over files or from Windows.
     """
     with opened(file) as stream:
         while text := stream.read(BLOCK_BYTES) + stream.readline(LONGEST_LINE):
@@ -83,7 +85,7 @@ def _texts(file: Path, content: hashlib.blake2b) -> Iterator[bytes]:
 def _map_in_order(
     pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item]
 ) -> Iterator[Result]:
-    """Like `pool.map`, but takes only a few items ahead of what was asked for."""
+    """Works like `pool.map`, but takes at most a few items in advance."""
     waiting: deque[Future[Result]] = deque()
     for item in items:
         waiting.append(pool.submit(function, item))

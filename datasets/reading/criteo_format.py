@@ -1,10 +1,11 @@
-"""Rows of the Criteo Display Advertising Challenge: text to numbers, and numbers to model input.
+"""Converts rows of the Criteo Display Advertising Challenge from text to numbers and to model input.
 
-A row is tab-separated: a label (0 or 1), 13 integers I1..I13 and 26 categorical values C1..C26 of
-eight hexadecimal digits. A blank field is missing, which is neither zero nor any value.
+A row is tab-separated. It has a label (0 or 1), 13 integers I1..I13 and 26 categorical values C1..C26
+of eight hexadecimal digits. A blank field means a missing value, which differs from zero and from every
+other value.
 
-Text is parsed in one compiled pass (`criteo_scan`), which only finds out *whether* a block of rows is
-well formed; `find_faults` then says what is not.
+One compiled pass (`criteo_scan`) parses the text. It only finds out *whether* a block of rows is well
+formed. If it is not, `find_faults` says what is wrong.
 """
 
 import re
@@ -40,7 +41,7 @@ _FIELD_RULES = (
 
 
 class MalformedRowError(ValueError):
-    """Some row of a block breaks the format; `find_faults` tells which and how."""
+    """A row of a block is malformed. `find_faults` says which row and why."""
 
 
 class ClickRows(NamedTuple):
@@ -53,17 +54,17 @@ class ClickRows(NamedTuple):
     categories_missing: NDArray[np.bool_]  # [n, 26]
 
     def head(self, rows: int) -> "ClickRows":
-        """The first `rows` rows."""
+        """Returns the first `rows` rows."""
         return ClickRows._make(array[:rows] for array in self)
 
 
 def parse(text: bytes) -> ClickRows:
-    """Parse whole lines, each ended by a newline.
+    """Parses whole lines, each with a newline at its end.
 
     Raises:
-        MalformedRowError: some line breaks the format.
+        MalformedRowError: a line is malformed.
     """
-    # Imported here: compiled code is for whoever reads, not for the ranks.
+    # Imported here, because only a process that reads text needs the compiled code. Ranks do not.
     from paceline.datasets.reading.criteo_scan import scan
 
     n = text.count(b"\n")
@@ -80,14 +81,14 @@ def parse(text: bytes) -> ClickRows:
 
 
 def find_faults(lines: list[bytes]) -> Iterator[Fault]:
-    """Say what is wrong with each line that breaks the format: slow, exact, in order."""
+    """Yields what is wrong with each malformed line, in order. It is exact but slow."""
     for number, line in enumerate(lines):
         if not _ROW.fullmatch(line):
             yield Fault(number, _reason(line))
 
 
 def encode(rows: ClickRows, hash_size: int) -> NDArray[np.int32]:
-    """Turn rows into model input, int32 [n, 40]: label, float bits of 13 integers, 26 buckets."""
+    """Converts rows to model input, int32 [n, 40]: label, float bits of 13 integers, 26 buckets."""
     numbers = np.where(rows.integers_missing, np.nan, rows.integers)
     missing = rows.categories_missing
     return encode_columns(rows.label, numbers, rows.categories, missing, hash_size)
@@ -100,17 +101,17 @@ def encode_columns(
     missing: NDArray[np.bool_],
     hash_size: int,
 ) -> NDArray[np.int32]:
-    """Turn columns into model input, int32 [n, 1 + I + C]: label, float bits of numbers, buckets.
+    """Converts columns to model input, int32 [n, 1 + I + C]: label, float bits of numbers, buckets.
 
-    A number x becomes sign(x) log(1 + |x|) as float32, NaN where missing. A categorical value
-    becomes a bucket in 1..hash_size-1, hashed together with its field; 0 where missing.
+    A number x becomes sign(x) log(1 + |x|) as float32. A missing number becomes NaN. A categorical value
+    is hashed together with its field to a bucket in 1..hash_size-1. A missing value gets bucket 0.
 
     Args:
-        label: [n], 0 or 1.
-        numbers: [n, I], NaN where missing.
-        categories: [n, C].
-        missing: [n, C], whether a category is.
-        hash_size: buckets of a categorical field.
+        label: the labels [n], 0 or 1.
+        numbers: the numbers [n, I]. A missing number is NaN.
+        categories: the categorical values [n, C].
+        missing: [n, C], True if the categorical value is missing.
+        hash_size: the number of buckets of a categorical field.
     """
     first = 1 + numbers.shape[1]
     encoded = np.empty((len(label), first + categories.shape[1]), np.int32)
@@ -123,9 +124,9 @@ def encode_columns(
 
 
 def mix(values: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """Scatter [n, fields] values over 32 bits, differently in each column; one to one in a column.
+    """Hashes values [n, fields] to 32 bits. The hash differs between columns and is one-to-one in each.
 
-    The two-round multiply-and-shift finaliser is MurmurHash3's (Appleby, 2011).
+    It is the two-round multiply-and-shift finaliser of MurmurHash3 (Appleby, 2011).
     """
     fields = np.arange(1, values.shape[1] + 1, dtype=np.uint32)
     mixed = values ^ (fields * np.uint32(0x9E3779B9))
@@ -137,7 +138,7 @@ def mix(values: NDArray[np.uint32]) -> NDArray[np.uint32]:
 
 
 def to_text(rows: ClickRows) -> bytes:
-    """Write rows in the challenge's format: the inverse of `parse`."""
+    """Converts rows to text in the challenge's format. It is the inverse of `parse`."""
     hexadecimal = rows.categories.astype(">u4").tobytes().hex()
     categories = np.array(
         [hexadecimal[i : i + 8] for i in range(0, len(hexadecimal), 8)], object

@@ -1,7 +1,7 @@
-"""The inner loop of reading Criteo's format, compiled: one pass over the characters.
+"""The compiled inner loop that reads Criteo's format in one pass over the characters.
 
-A module of its own, as compiling and importing numba takes time that a rank, which only maps the
-cache into memory, must not spend.
+It is a separate module, because importing numba and compiling take time. A rank only maps the cache into
+memory and never imports this module.
 """
 
 import numpy as np
@@ -25,16 +25,16 @@ def scan(
     categories_missing: NDArray[np.bool_],
     most_digits: int,
 ) -> bool:
-    """Fill the arrays, a row a line, and return whether every line is well formed.
+    """Fills the arrays with one row per line and returns whether every line is well formed.
 
     Args:
-        text: whole lines; the last character is a newline, which ends every loop below.
-        label: [n], as the arrays after it; n is the number of newlines.
-        integers: [n, integer fields].
-        integers_missing: as `integers`, True where the field is blank.
-        categories: [n, categorical fields].
-        categories_missing: as `categories`.
-        most_digits: of an integer.
+        text: whole lines. The last character is a newline, which ends every loop below.
+        label: the labels [n], where n is the number of newlines.
+        integers: the integers [n, integer fields].
+        integers_missing: [n, integer fields], True if the field is blank.
+        categories: the categorical values [n, categorical fields].
+        categories_missing: [n, categorical fields], True if the field is blank.
+        most_digits: the largest number of digits of an integer.
     """
     position = 0
     for row in range(len(label)):

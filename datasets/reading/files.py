@@ -1,4 +1,4 @@
-"""Files of raw data: opened, put in order and known again, with errors of one line."""
+"""Opens and sorts files of raw data and detects changes. Every error is one line."""
 
 import gzip
 import re
@@ -13,10 +13,11 @@ from paceline.datasets.reading.cache import DataError, explained
 
 @contextmanager
 def opened(file: Path) -> Iterator[BinaryIO]:
-    """The bytes of `file`, unpacked where its name ends in `.gz`.
+    """Opens `file` for reading bytes. It is unpacked if its name ends in `.gz`.
 
     Raises:
-        DataError: while it is open, that it cannot be read or is not a whole gzip file.
+        DataError: the file cannot be read or is not a complete gzip file. This is raised inside the
+            block, too.
     """
     try:
         with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
@@ -29,10 +30,10 @@ def opened(file: Path) -> Iterator[BinaryIO]:
 
 
 def ordered(files: Sequence[Path]) -> list[Path]:
-    """`files` in natural order, in which day_9 comes before day_10.
+    """Returns `files` in natural order, in which day_9 comes before day_10.
 
     Raises:
-        DataError: a file is there twice, plain and as `.gz`.
+        DataError: a file exists twice, plain and as `.gz`.
     """
     for file in files:
         if file.with_name(f"{file.name}.gz") in files:
@@ -45,7 +46,10 @@ def _natural_order(file: Path) -> list[str]:
 
 
 def states(files: Sequence[Path]) -> list[list[str | int]]:
-    """What changes when a file does: a stand-in for its content that costs nothing to read."""
+    """Returns the path, size, times and inode of each file.
+
+    They change when a file changes and need no reading, so they are used instead of its content.
+    """
     with explained(f"cannot read {files[0].parent}", "check that its files stay in place"):
         return [
             [str(file.resolve()), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino]

@@ -1,8 +1,8 @@
 """Reads image sets in the idx format of MNIST: four files of bytes, plain or gzip.
 
-A file is two zero bytes, 8 for unsigned bytes, the number of dimensions, each dimension as a big-endian
-32-bit integer, and the values, the last dimension fastest (LeCun, Cortes and Burges, "The MNIST
-database of handwritten digits").
+A file consists of two zero bytes, the byte 8 for unsigned bytes, the number of dimensions, each dimension
+as a big-endian 32-bit integer, and the values. The last dimension varies fastest. See LeCun, Cortes and
+Burges, "The MNIST database of handwritten digits".
 """
 
 import gzip
@@ -27,15 +27,16 @@ FILES = tuple(
 
 
 def is_idx(folder: Path) -> bool:
-    """Whether one of the four files is in `folder`."""
+    """Returns whether at least one of the four files is in `folder`."""
     return any(_place(folder, name) is not None for name in FILES)
 
 
 def read_idx_set(folder: Path) -> ImageSet:
-    """The set in `folder`, named by its checksums, or after the folder where they are not known.
+    """Reads the set in `folder`. Its checksums give its name. If they are unknown, the folder does.
 
     Raises:
-        DataError: a file is missing, cannot be read, is damaged, or is not that of the set beside it.
+        DataError: a file is missing, unreadable or damaged, or does not belong to the same set as the
+            others.
     """
     contents = {name: _content(folder, name) for name in FILES}
     arrays = {name: _array(folder / name, contents[name]) for name in FILES}
@@ -44,7 +45,7 @@ def read_idx_set(folder: Path) -> ImageSet:
 
 
 def _place(folder: Path, name: str) -> Path | None:
-    """The file, or its `.gz`; unpacked beside its archive it is there twice, and read once."""
+    """Returns the path of the file or of its `.gz`. If both exist, only the plain file is read."""
     places = (folder / name, folder / f"{name}.gz")
     return next((place for place in places if place.exists()), None)
 

@@ -1,9 +1,9 @@
-"""Finds photographs in a folder of class folders, ImageNet's layout; opens none but to check them.
+"""Finds photographs in a folder of class folders, the layout of ImageNet. It opens them only for checks.
 
     train/CLASS/*.jpg     val/CLASS/*.jpg     test/CLASS/*.jpg
 
-A class is the folder's name, and they are numbered in alphabetical order. Photographs may lie deeper
-within it. Hidden folders are none, and folders without a photograph are no classes.
+Each class has the name of its folder. The classes are numbered in alphabetical order. Photographs may
+be in subfolders of a class folder. Hidden folders and folders without photographs are not classes.
 """
 
 import hashlib
@@ -20,13 +20,13 @@ from paceline.datasets.reading.photograph import common_size, size_of
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 VALIDATION = ("val", "valid", "validation")
-VERSION = 2  # raise it when other images are found in the same folder, or decoded otherwise
-SIZED = 256  # images whose sizes are looked at
+VERSION = 2  # raise it when the same folder gives other images, or they are decoded differently
+SIZED = 256  # the number of images whose sizes are read
 ADVICE = "give a folder with train/CLASS/ and val/CLASS/"
 
 
 class ImageFiles(NamedTuple):
-    """Places of N images, and their classes."""
+    """The paths of N images, and their classes."""
 
     files: list[Path]
     labels: list[int]
@@ -36,9 +36,10 @@ class ImageFiles(NamedTuple):
 
 
 class ImageFolder(NamedTuple):
-    """A folder's images, not yet read. `content` stands for them: names, sizes, times of change.
+    """The images of a folder, which are not read yet.
 
-    `left_out` are folders within it without an image.
+    `content` is a hash of their names, sizes and modification times. `left_out` are the class folders
+    without an image.
     """
 
     name: str
@@ -50,12 +51,12 @@ class ImageFolder(NamedTuple):
     left_out: list[Path]
 
     def size(self) -> tuple[int, bool]:
-        """The side that the images have in common, in pixels, and whether all are that square.
+        """Returns the common side in pixels, and whether all images are squares of that size.
 
-        Some of the training images are looked at, evenly chosen.
+        It reads the sizes of at most 256 evenly spaced training images.
 
         Raises:
-            DataError: one of them is no image.
+            DataError: one of these files is not an image.
         """
         files = self.train.files
         chosen = np.unique(np.linspace(0, len(files) - 1, SIZED).astype(int))
@@ -67,13 +68,13 @@ def is_image_folder(path: Path) -> bool:
 
 
 def list_images(path: Path, validation_fraction: float) -> ImageFolder:
-    """Lists the images under `path`/train, `path`/val and `path`/test; opens none.
+    """Lists the images under `path`/train, `path`/val and `path`/test. It opens none of them.
 
-    Where there is no folder to validate on, a part of each class's training images is for that, drawn
-    at random, always the same.
+    If there is no validation folder, a random part of each class's training images is used for
+    validation. It is always the same part.
 
     Raises:
-        DataError: a folder is missing or empty, or there is a class to validate on and not to train on.
+        DataError: a folder is missing or empty, or a class is not in the training folder.
     """
     left_out: list[Path] = []
     with explained(f"cannot read {path}", ADVICE):
@@ -103,7 +104,7 @@ def list_images(path: Path, validation_fraction: float) -> ImageFolder:
 
 
 def _classes(part: Path, left_out: list[Path]) -> dict[str, list[Path]]:
-    """The images of each class, in alphabetical order; folders without one join `left_out`."""
+    """Returns the images of each class in alphabetical order. Adds empty folders to `left_out`."""
     classes = {}
     for folder in sorted(entry for entry in part.iterdir() if entry.is_dir()):
         if _hidden(folder.name):
@@ -148,7 +149,7 @@ def _files(part: Path, classes: dict[str, list[Path]], names: list[str]) -> Imag
 
 
 def _cut(path: Path, train: ImageFiles, fraction: float) -> tuple[ImageFiles, ImageFiles]:
-    """Training images and, of each class, a fraction to validate on."""
+    """Divides the images of each class into a training part and a validation part."""
     generator = np.random.default_rng(0)
     labels = np.array(train.labels)
     validates = np.zeros(len(labels), bool)
@@ -165,10 +166,10 @@ def _cut(path: Path, train: ImageFiles, fraction: float) -> tuple[ImageFiles, Im
 
 
 def check_headers(folder: ImageFolder) -> None:
-    """Opens every file, but decodes none: what is no image at all is found before training.
+    """Opens every file without decoding it, so that files that are not images are found before training.
 
     Raises:
-        DataError: names the first file that is not an image.
+        DataError: a file is not an image. The message names the first such file.
     """
     parts = [part for part in (folder.train, folder.validation, folder.test) if part]
     with ThreadPoolExecutor() as pool:

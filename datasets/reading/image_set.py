@@ -1,4 +1,4 @@
-"""Images held in memory: what every reader of a published set returns, and its published checksums."""
+"""Image sets in memory, which the readers of published sets return, and the published checksums."""
 
 import hashlib
 from collections.abc import Mapping
@@ -13,8 +13,8 @@ from paceline.datasets.reading.cache import DataError
 Bytes = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
-# MD5 of what a file holds, a gzip file unpacked: mirrors compress anew, which changes the MD5 of the
-# archive and nothing in it.
+# The MD5 of the unpacked content of each file. Mirrors compress the files again, which changes the MD5 of
+# the archive but not of its content.
 PUBLISHED = {
     "MNIST": {
         "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
@@ -51,9 +51,9 @@ class LabelledImages(NamedTuple):
 
 
 class ImageSet(NamedTuple):
-    """A set of images in memory, divided by its publisher or by us.
+    """A set of images in memory, with a training part and a validation part.
 
-    `name` is what a record calls it, `content` the SHA-256 of all of it.
+    `name` is the name in a record. `content` is the SHA-256 of the whole set.
     """
 
     name: str
@@ -67,10 +67,10 @@ class ImageSet(NamedTuple):
 
 
 def image_set(name: str, train: LabelledImages, validation: LabelledImages) -> ImageSet:
-    """The set of these two parts.
+    """Makes a set of a training part and a validation part.
 
     Raises:
-        DataError: a part is empty, the images are not square, or those of the parts differ in shape.
+        DataError: a part is empty, the images are not square, or the two parts differ in image shape.
     """
     for part in (train, validation):
         if not part.images.size:
@@ -94,14 +94,14 @@ def _size(shape: tuple[int, ...]) -> str:
 
 
 def published_name(source: Path, contents: Mapping[str, bytes]) -> str | None:
-    """The published set whose files these are, by their checksums; None for a set of another kind.
+    """Returns the name of the published set with these checksums, or None for any other set.
 
     Args:
-        source: the folder or archive, for the message.
-        contents: of each file, by the name that its publisher gave it.
+        source: the folder or archive, for the error message.
+        contents: the content of each file, by its published name.
 
     Raises:
-        DataError: some of the files are those of a published set, and another is not.
+        DataError: some of the files belong to a published set, and another file does not.
     """
     found = {name: hashlib.md5(content).hexdigest() for name, content in contents.items()}
 
@@ -121,7 +121,10 @@ def published_name(source: Path, contents: Mapping[str, bytes]) -> str | None:
 
 
 def moments(images: Bytes) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Mean and standard deviation of each channel, float32 [C] each; a constant channel has 1."""
+    """Returns the mean and the standard deviation of each channel, float32 [C] each.
+
+    The standard deviation of a constant channel is given as 1.
+    """
     pixels = images.shape[0] * images.shape[2] * images.shape[3]
     sums = np.zeros((2, images.shape[1]))
     for part in np.array_split(images, -(-len(images) // 1000)):

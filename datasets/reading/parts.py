@@ -1,7 +1,7 @@
-"""Which part of the data a file holds, as its name tells: to train on, to validate on, or to test on.
+"""Finds out from the name of a file whether it is for training, for validation or for testing.
 
-Names are those in use: `train.txt`, `ptb.valid.txt.gz`, `wiki.test.tokens`, `training.txt`, `dev.csv`,
-and the shards of the Hugging Face Hub, `train-00000-of-00002.txt`.
+It knows the common names: `train.txt`, `ptb.valid.txt.gz`, `wiki.test.tokens`, `training.txt`,
+`dev.csv`, and the shards of the Hugging Face Hub, `train-00000-of-00002.txt`.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from paceline.datasets.reading.cache import DataError
 from paceline.datasets.reading.files import ordered
 
-# What a part is called; the first is what an error message calls it.
+# The names of each part. Error messages use the first one.
 WORDS = {
     "train": ("train", "training"),
     "validation": ("valid", "val", "validation", "dev"),
@@ -27,7 +27,7 @@ _NAME = re.compile(
 
 
 class Parts(NamedTuple):
-    """Files of each part, in natural order, and those whose names tell none."""
+    """The files of each part, in natural order, and the other files."""
 
     train: list[Path]
     validation: list[Path]
@@ -36,10 +36,10 @@ class Parts(NamedTuple):
 
 
 def by_part(files: Sequence[Path]) -> Parts:
-    """Sort the files of one folder by the part that their names tell.
+    """Sorts the files of one folder into parts by their names.
 
     Raises:
-        DataError: a part is there twice, or lacks a shard.
+        DataError: a part exists twice, or one of its shards is missing.
     """
     parts = Parts([], [], [], [])
     for file in ordered(files):
@@ -56,7 +56,7 @@ def _stem(file: Path) -> str:
 
 
 def _check_shards(part: str, files: list[Path]) -> None:
-    """Several files of a part have to be numbered shards of one set, all of them."""
+    """Checks that several files of a part are the complete numbered shards of one set."""
     matches = [matched for file in files if (matched := _NAME.fullmatch(_stem(file)))]
     sets: dict[tuple[str, ...], Path] = {}
     for file, found in zip(files, matches, strict=True):

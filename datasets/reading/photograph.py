@@ -1,4 +1,4 @@
-"""Photographs: any file that Pillow opens, as a square of 8-bit red, green and blue."""
+"""Reads any image that Pillow opens as a square of 8-bit red, green and blue."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -16,33 +16,33 @@ from paceline.datasets.reading.image_set import Bytes
 
 Box = tuple[float, float, float, float]
 
-# Of ImageNet's training images, of 0 to 255, and the custom for any photographs since.
+# Of ImageNet's training images, with values from 0 to 255. These are the usual values for photographs.
 MEAN = np.array([123.675, 116.28, 103.53], np.float32)
 DEVIATION = np.array([58.395, 57.12, 57.375], np.float32)
-CENTRE = 0.875  # the part of the shorter side that is validated on
+CENTRE = 0.875  # the part of the shorter side that is used for validation
 LARGEST = 224  # pixels that photographs of many sizes are scaled to
 ADVICE = "remove it or put a whole image in its place"
 
 
 @contextmanager
 def whole(file: Path) -> Iterator[None]:
-    """Turn whatever Pillow makes of a broken file into a `DataError`."""
+    """Turns any error that Pillow raises for a broken file into a `DataError`."""
     try:
         yield
     except UnidentifiedImageError as error:
         raise DataError(
             f"{file} is not an image of a format that Pillow reads; {ADVICE}"
         ) from error
-    except Exception as error:  # its many decoders raise anything
+    except Exception as error:  # Pillow's decoders can raise any exception
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{file} cannot be read as an image: {reason}; {ADVICE}") from error
 
 
 def size_of(file: Path) -> tuple[int, int]:
-    """Width and height of an image as it is looked at, from its header alone.
+    """Returns the width and height of an image in its displayed orientation. It reads only the header.
 
     Raises:
-        DataError: the file is no image.
+        DataError: the file is not an image.
     """
     with whole(file), Image.open(file) as image:
         lying = image.getexif().get(Base.Orientation, 1) in (5, 6, 7, 8)
@@ -50,10 +50,10 @@ def size_of(file: Path) -> tuple[int, int]:
 
 
 def common_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, bool]:
-    """The side of the square that images of these sizes are given as, and whether they keep it.
+    """Returns the side of the square for images of these sizes, and whether they keep their size.
 
-    Images that are all one square keep their size; others are cropped and scaled to the median of
-    their shorter sides, at most 224 pixels.
+    If all images are squares of one size, they keep it. Otherwise, they are cropped and scaled to the
+    median of their shorter sides, at most 224 pixels.
     """
     if len({side for size in sizes for side in size}) == 1:
         return sizes[0][0], True
@@ -61,17 +61,17 @@ def common_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, bool]:
 
 
 def decode(file: Path, size: int, place: Tensor | None = None, kept: bool = False) -> Bytes:
-    """An image cropped to a square of `size` pixels, uint8 [3, size, size], red, green and blue.
+    """Reads an image as a square, uint8 [3, size, size], in the order red, green, blue.
 
     Args:
-        file: of the image.
-        size: in pixels, whatever part of the image is cropped.
-        place: five numbers of [0, 1) that choose the part and whether it is mirrored, as
-            `random_box` does; None is the centre.
-        kept: an image of this very size is given as it is.
+        file: the path of the image.
+        size: the side of the result in pixels.
+        place: five numbers in [0, 1). The first four choose the part of the image, as in `random_box`.
+            The fifth chooses whether it is mirrored. With None, the part is the centre.
+        kept: if True, an image that already has this size is returned unchanged.
 
     Raises:
-        DataError: the file is not a whole image.
+        DataError: the file is not a complete image.
     """
     with whole(file), Image.open(file) as image:
         colours = _colours(image)
@@ -85,7 +85,7 @@ def decode(file: Path, size: int, place: Tensor | None = None, kept: bool = Fals
 
 
 def _colours(image: Image.Image) -> Image.Image:
-    """An image as it is looked at: upright, on white where it is transparent, with 8 bits a colour."""
+    """Converts an image to upright 8-bit colours. Transparent images are put on white."""
     upright = ImageOps.exif_transpose(image)
     if upright.mode == "F" or upright.mode.startswith("I"):
         return Image.fromarray(_scaled(np.asarray(upright))).convert("RGB")
@@ -96,7 +96,7 @@ def _colours(image: Image.Image) -> Image.Image:
 
 
 def _scaled(values: np.ndarray) -> Bytes:
-    """Grey values of 16 bits, or of 0 to 1, as 0 to 255; Pillow itself cuts them at 255."""
+    """Scales grey values of 16 bits or from 0 to 1 to 0 to 255. Pillow would clip them at 255."""
     if values.dtype.kind == "f":
         if not ((values >= 0) & (values <= 1)).all():
             raise ValueError("its floating-point values are not within 0 and 1: scale them")
@@ -107,17 +107,18 @@ def _scaled(values: np.ndarray) -> Bytes:
 
 
 def centre_box(width: int, height: int) -> Box:
-    """The square in the middle, 7/8 of the shorter side: left, upper, right, lower."""
+    """Returns the centre square as (left, upper, right, lower). Its side is 7/8 of the shorter side."""
     side = CENTRE * min(width, height)
     left, upper = (width - side) / 2, (height - side) / 2
     return left, upper, left + side, upper + side
 
 
 def random_box(width: int, height: int, place: Tensor) -> Box:
-    """A part of 8 to 100 % of the area and a shape from 3:4 to 4:3 (Szegedy et al. 2015, section 6).
+    """Returns a part of the image as (left, upper, right, lower).
 
-    Where it would reach beyond the image it is cut to it. `place` [>= 4] chooses area, shape, left and
-    upper edge, each of [0, 1).
+    It has 8 to 100 % of the area and a shape from 3:4 to 4:3 (Szegedy et al. 2015, section 6). A part
+    that would be larger than the image is cut. The first four numbers of `place` [>= 4], each in [0, 1),
+    choose the area, the shape, the left edge and the upper edge.
     """
     area = width * height * (0.08 + 0.92 * float(place[0]))
     shape = math.exp(math.log(4 / 3) * (2 * float(place[1]) - 1))

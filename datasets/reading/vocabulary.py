@@ -1,4 +1,4 @@
-"""From provisional numbers of tokens to places in a vocabulary, in place and in pieces."""
+"""Converts provisional token numbers to places in a vocabulary, in place and piece by piece."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ UNKNOWN = "<unk>"
 def number(
     tokens: Tokens, train_tokens: int, names: Sequence[str], limit: int | None
 ) -> dict[str, Any]:
-    """Rewrite provisional numbers as places in the vocabulary, and return what is known of them.
+    """Replaces provisional numbers by places in the vocabulary, and returns facts about the tokens.
 
     Args:
-        tokens: [n] provisional numbers, those to train on first; changed in place.
-        train_tokens: how many of them train.
+        tokens: the provisional numbers [n], those of the training part first. They are changed in place.
+        train_tokens: the number of training tokens.
         names: the text of every provisional number.
-        limit: tokens of the vocabulary at most, `<unk>` included.
+        limit: the largest size of the vocabulary, including `<unk>`. None means no limit.
     """
     train = _counts(tokens[:train_tokens], len(names))
     validation = _counts(tokens[train_tokens:], len(names))
@@ -34,7 +34,7 @@ def number(
         content.update(chunk.tobytes())
         tokens[start : start + CHUNK] = chunk
     kept = [np.bincount(places, count, len(vocabulary)) for count in (train, validation)]
-    # Half a token for one that was never seen, so that its loss is finite.
+    # A token that was never seen counts as half a token, so that its loss is finite.
     frequencies = np.maximum(kept[0], 0.5)
     surprise = -np.log(frequencies / frequencies.sum())
     return {
@@ -56,10 +56,10 @@ def _counts(tokens: Tokens, size: int) -> Counts:
 def _vocabulary(
     names: Sequence[str], train: Counts, validation: Counts, limit: int | None
 ) -> tuple[list[str], Tokens]:
-    """The tokens of the training part, the most frequent first, and the place of every name.
+    """Returns the tokens of the training part, the most frequent first, and the place of every name.
 
-    `<unk>` comes before them all where the text itself has it or a token needs it, which gets its
-    place then.
+    `<unk>` is the first token if the text contains it, or if a token is not in the vocabulary. Such a
+    token gets the place of `<unk>`.
     """
     seen = np.flatnonzero(train).tolist()
     kept = sorted(seen, key=lambda i: (names[i] != UNKNOWN, -train[i], names[i]))

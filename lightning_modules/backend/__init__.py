@@ -1,1 +1,1 @@
-"""What every algorithm shares: one DeepSpeed strategy, its layout, its meters, and how ranks start."""
+"""The backend that all algorithms share: the DeepSpeed strategy, its meters and the start of ranks."""

@@ -25,29 +25,36 @@ NO_SAMPLES = "samples in targets"
 
 
 class Undefined(RuntimeError):
-    """The validation loss or metric is not a number, while the training loss is."""
+    """The validation loss or metric is undefined, although the training loss is a number."""
 
 
 class Algorithm(LightningModule):
-    """Says how replicas are laid out, what loss a replica minimises and what an exchange does.
+    """The base class of all distributed training algorithms.
 
-    A subclass is one file in `lightning_modules/`; the arguments of its constructor behind `task`,
-    typed and with defaults, are its hyper-parameters.
+    A subclass defines three things: how the ranks are divided into replicas (`layout`), what a replica
+    minimises in addition to the loss of the task (`added_loss`), and what the replicas exchange
+    (`exchange`). Each subclass is one file in `lightning_modules/`. Its hyper-parameters are the
+    arguments of its constructor after `task`. They need types and defaults.
 
     Attributes:
-        name: what a benchmark's YAML calls it.
-        title: what the report calls it.
-        search_space: what a sweep draws, by hyper-parameter; the others keep their values.
-        asynchronous: whether the ranks do not wait for one another between two evaluations.
-        one_model: whether the replicas train one model, begin alike and are evaluated as one.
-            Otherwise each begins with weights of its own and is evaluated alone, on all validation
-            examples; figures are means over the replicas.
-        zero_stages: the stages of ZeRO that it runs under.
-        exchanges: how many exchanges this rank has taken part in.
-        data_share: this replica's examples over those of all replicas; whoever trains sets it.
-        epoch_steps: steps in which a replica with an average share sees its examples once; likewise.
-        validation_rows: the numbers of the rows of each batch that this rank evaluates; likewise.
-        not_finite: the first row whose loss was not finite at the evaluation at hand, infinity if none.
+        name: the name of the algorithm in a benchmark's YAML.
+        title: the name of the algorithm in the report.
+        search_space: the dimension of each hyper-parameter that a sweep tunes. The other
+            hyper-parameters keep their values.
+        asynchronous: if True, the ranks do not wait for each other between two evaluations.
+        one_model: if True, all replicas start with the same weights and are evaluated as one model.
+            If False, each replica starts with its own weights and is evaluated alone, on all validation
+            examples. Figures are then means over the replicas.
+        zero_stages: the stages of ZeRO that the algorithm supports.
+        exchanges: the number of exchanges that this rank has taken part in.
+        data_share: the number of examples of this replica, divided by the number of examples of all
+            replicas. The code that starts the training sets it.
+        epoch_steps: the number of steps in which a replica with an average share sees each of its
+            examples once. The code that starts the training sets it.
+        validation_rows: the row numbers of each batch that this rank evaluates. The code that starts the
+            training sets them.
+        not_finite: the first row whose loss was not finite at the current evaluation, or infinity if
+            every loss was finite.
 
     Args:
         task: the model with its loss, its metric and its optimizer.
@@ -58,7 +65,7 @@ class Algorithm(LightningModule):
     search_space: ClassVar[dict[str, Dimension]] = {}
     asynchronous: ClassVar[bool] = False
     one_model: ClassVar[bool] = True
-    zero_stages: ClassVar[tuple[int, ...]] = (0, 1, 2)  # under 3 no rank holds the parameters
+    zero_stages: ClassVar[tuple[int, ...]] = (0, 1, 2)  # under ZeRO 3, no rank holds all parameters
 
     def __init__(self, task: Task) -> None:
         super().__init__()
@@ -73,85 +80,98 @@ class Algorithm(LightningModule):
 
     @classmethod
     def layout(cls, workers: int, **hyper_parameters: Any) -> Layout:
-        """How `workers` ranks are divided into replicas, given the hyper-parameters.
+        """Returns how `workers` ranks are divided into replicas, given the hyper-parameters.
 
-        Each has as many ranks as `ranks_per_replica` says, or one where there is no such hyper-parameter.
+        By default, a replica has `ranks_per_replica` ranks. If the algorithm has no hyper-parameter of
+        that name, every rank is its own replica.
 
         Raises:
-            ValueError: the algorithm does not run on that many.
+            ValueError: the algorithm does not run on this number of workers.
         """
         return Layout.of_replicas(workers, hyper_parameters.get("ranks_per_replica", 1))
 
     def expected_bytes(self, layout: Layout, zero_stage: int, steps: int) -> float:
-        """Bytes that a worker has sent in `steps` steps of training, by the algorithm's own arithmetic.
+        """Returns the bytes that a worker sends in `steps` training steps, computed from the algorithm.
 
-        Here, what the engine sends inside a replica; an algorithm adds what it exchanges.
+        The base class counts the bytes that the engine sends inside a replica. A subclass adds the bytes
+        of its exchanges.
 
         Args:
-            layout: of the ranks.
+            layout: the layout of the ranks.
             zero_stage: the stage of ZeRO inside a replica.
-            steps: optimizer steps of a rank, the mean over the ranks.
+            steps: the number of optimizer steps of a rank, as a mean over the ranks.
         """
         backend = torch.distributed.get_backend()
         return engine_bytes(self.model_bytes, layout.ranks, zero_stage, backend) * steps
 
     @property
     def parameter_count(self) -> int:
-        """How many numbers are trained."""
+        """The number of trained scalars."""
         return sum(getattr(p, "ds_numel", p.numel()) for p in trained(self.task))
 
     @property
     def model_bytes(self) -> int:
-        """Bytes of the trained parameters."""
+        """The size of the trained parameters in bytes."""
         return sum(getattr(p, "ds_numel", p.numel()) * p.element_size() for p in trained(self.task))
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of what replicas exchange: the trained parameters and the floating-point buffers."""
+        """The size in bytes of the trained parameters and the floating-point buffers.
+
+        These are what replicas exchange.
+        """
         return self.model_bytes + sum(buffer.nbytes for buffer in tensors(self.task, "buffers"))
 
     @property
     def backend(self) -> "DeepSpeedBackend":
-        """The strategy that trains this module, once training has started."""
+        """The strategy that trains this module. It is available after training has started."""
         return cast("DeepSpeedBackend", self.trainer.strategy)
 
     def exchange(self, step: int) -> None:
-        """What replicas tell each other after this rank's optimizer step `step`, counted from 1."""
+        """Exchanges data with the other replicas. It is called after every optimizer step of this rank.
+
+        Args:
+            step: the number of optimizer steps that this rank has taken, at least 1.
+        """
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
-        # Part of the step, and not a hook after it, so that no checkpoint falls between the two.
+        # The exchange is part of the step and not a hook after it. So no checkpoint can be written
+        # between the two.
         super().optimizer_step(*arguments, **options)
         with self.backend.exchanging():
             self.exchange(self.trainer.global_step + 1)
 
     def mean_over_replicas(self, state: State) -> State:
-        """The mean of `state` over the replicas, weighted by their examples."""
+        """Returns the mean of `state` over the replicas, weighted by their numbers of examples."""
         return (self.data_share * state).map(self.backend.sum_over_replicas)
 
     def evaluated_state(self) -> State | None:
-        """What to evaluate, the same on every rank; None where each holds it already.
+        """Returns the state to evaluate, the same on every rank, or None if the model already holds it.
 
-        Every rank calls it at once, off the clock, so it may communicate.
+        All ranks call it at the same time, so it may communicate. The clock does not count it.
         """
         return None
 
     def predictions(self, batch: Any) -> dict[str, Tensor]:
-        """What users would be served for a batch, one row an example, by the name of who serves it."""
+        """Returns the predictions for a batch, by the name of the model that makes them.
+
+        They are the predictions that would be served to users. Each tensor has one row per example.
+        """
         return {"model": self.task.probabilities(self.task(batch))}
 
     def figures(self) -> dict[str, float]:
-        """What this rank knows of the state of the algorithm at an evaluation, by name.
+        """Returns figures that describe the algorithm on this rank at an evaluation, by name.
 
-        The names are the same on every rank; the mean over the ranks is added to the curve.
+        All ranks return the same names. The mean over the ranks is added to the curve.
         """
         return {}
 
     def record(self) -> dict[str, Any]:
-        """What of this rank goes into the record of the trial when it has ended."""
+        """Returns what this rank adds to the record of the trial when the trial has ended."""
         return {}
 
     def tickets(self, rank: int, draw: Callable[[], int]) -> Callable[[], int]:
-        """What a rank of an asynchronous algorithm draws its tickets for batches with."""
+        """Returns the function with which a rank of an asynchronous algorithm draws its batch tickets."""
         return draw
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -163,12 +183,12 @@ class Algorithm(LightningModule):
         return {"loss": loss + self.added_loss(batch, logits), "task_loss": loss.detach()}
 
     def added_loss(self, batch: Any, logits: Tensor) -> Tensor | float:
-        """What a replica minimises beside the loss of the task, on the same batch."""
+        """Returns what a replica minimises in addition to the loss of the task, on the same batch."""
         return 0.0
 
     @contextmanager
     def as_evaluated(self) -> Iterator[None]:
-        """Puts the model to evaluate in the place of the one that is trained on."""
+        """Replaces the trained model with the model to evaluate, until the block ends."""
         evaluated = self.evaluated_state()
         own = None if evaluated is None else self.backend.state()
         if evaluated is not None:
@@ -197,7 +217,7 @@ class Algorithm(LightningModule):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             value: Tensor = metric.compute()
-        # torchmetrics gives zero, and this warning on rank 0, for curves of labels of one class.
+        # If all labels are of one class, torchmetrics returns zero, and warns on rank 0 only.
         text = next((str(w.message) for w in caught if NO_SAMPLES in str(w.message)), "")
         if text and value == 0:
             raise Undefined(f"{name.replace('_', ' ')} is undefined: {text.partition(',')[0]}")
@@ -209,7 +229,7 @@ class Algorithm(LightningModule):
                 cast(Metric, metric).process_group = self.backend.groups.replica
 
     def _add_evaluation(self, what: str) -> None:
-        # What is not a number must not be left out of the mean.
+        # By default, torchmetrics would leave NaN out of the mean.
         self.evaluation[f"{what}_loss"] = MeanMetric(nan_strategy="disable")
         self.evaluation[f"{what}_metric"] = self.task.metric()
 

@@ -1,4 +1,4 @@
-"""Training time, with evaluation, logging and checkpointing off it."""
+"""The training time of a rank, without evaluation, logging and checkpointing."""
 
 import threading
 import time
@@ -13,14 +13,14 @@ from paceline.lightning_modules.backend.phases import TRAINING
 class Clock:
     """The training time of one rank in seconds, split into phases.
 
-    The device is synchronised whenever the clock starts or stops, so that work still queued on a GPU
-    is counted where it was caused. Phases: `data` (waiting for a batch), `exchange` (what replicas tell
-    each other) and `train` (the rest). What of it is spent sending is in the ledger.
+    The phases are `data` (waiting for a batch), `exchange` (exchanges between replicas) and `train` (the
+    rest). The ledger counts how much of this time is spent sending. The device is synchronised whenever
+    the clock starts or stops, so that the time of queued GPU work is counted where it was caused.
 
     Attributes:
-        seconds: training time by phase.
-        cpu_seconds: CPU time of the thread that trains, while the clock ran, and of those `working`. What
-            the communication library's own threads use is not in it.
+        seconds: the training time of each phase.
+        cpu_seconds: the CPU time of the training thread while the clock runs, and of the blocks of
+            `working`. It does not include the communication library's own threads.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -33,11 +33,11 @@ class Clock:
 
     @property
     def total(self) -> float:
-        """Seconds of training up to the last call of `enter` or `stop`."""
+        """The training time in seconds up to the last call of `enter` or `stop`."""
         return sum(self.seconds.values())
 
     def enter(self, phase: str) -> None:
-        """Books the time until now under the phase before, and starts `phase`."""
+        """Adds the time until now to the previous phase, and starts `phase`."""
         if self._phase is None:
             self._synchronise()
             self._since, self._cpu_since = time.perf_counter(), time.thread_time()
@@ -47,7 +47,7 @@ class Clock:
 
     @contextmanager
     def during(self, phase: str) -> Iterator[None]:
-        """Books the block under `phase` and goes on with the phase before, if the clock runs."""
+        """Counts the block as `phase` and then returns to the previous phase, if the clock runs."""
         before = self._phase
         if before is None:
             yield
@@ -58,14 +58,14 @@ class Clock:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Books the CPU time of the block, in a thread beside the one that trains."""
+        """Counts the CPU time of the block. It is for a second thread beside the training thread."""
         since = time.thread_time()
         yield
         with self._lock:
             self.cpu_seconds += time.thread_time() - since
 
     def stop(self) -> None:
-        """Books the time until now and stops; where the clock stands already, nothing happens."""
+        """Adds the time until now to the current phase and stops. A stopped clock is left as it is."""
         if self._phase is None:
             return
         self._synchronise()

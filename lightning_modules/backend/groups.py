@@ -1,4 +1,4 @@
-"""The process groups that follow from the layout of a trial."""
+"""The process groups of a rank, which follow from the layout of the trial."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from paceline.lightning_modules.backend.layout import Layout
 
 
 class ReplicaGroups:
-    """The process groups of one rank, in the form that `deepspeed.initialize(mpu=...)` asks for.
+    """The process groups of one rank, in the form that `deepspeed.initialize(mpu=...)` expects.
 
     Attributes:
-        replica: the group of this rank's replica: DeepSpeed's data-parallel group.
-        peers: the group of the ranks at this rank's place in every replica.
-        alone: the group of this rank only: DeepSpeed's model-parallel group, of size 1.
+        replica: the group of the ranks of this replica. It is DeepSpeed's data-parallel group.
+        peers: the group of the ranks that have the same place as this rank in their replicas.
+        alone: the group of this rank only. It is DeepSpeed's model-parallel group, of size 1.
     """
 
     def __init__(self, layout: Layout, rank: int) -> None:

@@ -1,4 +1,4 @@
-"""Starts the ranks of a trial from a fork server and tells how each of them ended."""
+"""Starts the ranks of a trial from a fork server and reports how each rank ended."""
 
 import multiprocessing
 import os
@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-# What DeepSpeed imports only when an engine of ZeRO 1 to 3 is made: seconds in every rank.
+# Modules that DeepSpeed imports when it makes an engine of ZeRO 1 to 3. It takes seconds in every rank.
 LATE_IMPORTS = (
     "torch._inductor",
     "torch._dynamo.convert_frame",
@@ -23,10 +23,10 @@ LATE_IMPORTS = (
     "deepspeed.runtime.superoffload.superoffload_stage3",
 )
 
-# For glibc: to keep the memory that was freed. By default it takes every block of 32 MiB and more from
-# the kernel anew, and half of an all-gather of 16 MB is then page faults. Both are read when a process
-# starts, and the fork server is the one that does.
-# For Python: in which order the ranks go over a set of strings, now and at every repetition.
+# For glibc: keep freed memory. By default, glibc gets every block of 32 MiB or more anew from the kernel.
+# Page faults then take half the time of an all-gather of 16 MB. A process reads both variables when it
+# starts, so they must be set before the fork server starts.
+# For Python: all ranks iterate over a set of strings in the same order, also in a repetition.
 ENVIRONMENT = {
     "PYTHONHASHSEED": "0",
     "MALLOC_MMAP_MAX_": "0",
@@ -34,10 +34,10 @@ ENVIRONMENT = {
 }
 
 
-# The time after which ranks that show no sign of life have hung: 600 s, or what this variable says.
+# This variable sets the seconds without a sign of life after which ranks count as hung. By default, 600.
 SILENCE = "PACELINE_HUNG_AFTER_S"
-LIFE_S = 1.0  # between two looks at whether a rank has worked
-WORKED = 0.02  # of the CPU's time in between
+LIFE_S = 1.0  # seconds between two checks whether a rank has used the CPU
+WORKED = 0.02  # the part of that time for which a working rank uses the CPU
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ class Failure:
 
 
 class RankFailed(RuntimeError):
-    """A rank died, raised or stopped answering.
+    """A rank died, raised an exception or stopped responding.
 
     Attributes:
-        details: the traceback, where a rank raised.
-        error: the name of the exception, likewise.
+        details: the traceback, if a rank raised an exception. Otherwise, it is empty.
+        error: the name of the exception, if a rank raised one. Otherwise, it is empty.
     """
 
     def __init__(self, failure: Failure) -> None:
@@ -65,17 +65,18 @@ class RankFailed(RuntimeError):
 
 
 def _follow_parent(connection: Connection) -> None:
-    """Ends this process as soon as its parent is gone, however that ended."""
+    """Ends this process as soon as its parent has ended, for whatever reason."""
     try:
-        connection.recv()  # the parent sends nothing: this returns only when its end closes
+        connection.recv()  # the parent sends nothing, so this returns only when its end is closed
     except EOFError:
         os._exit(1)
 
 
 def _show_life(report: Callable[[str, Any], None]) -> None:
-    """Tells the parent, as long as this process uses the CPU, that it works: a setup may take hours.
+    """Reports to the parent that this process is working, as long as it uses the CPU.
 
-    A rank that waits for others uses none, so that where all wait, nobody does.
+    A setup may take hours without any other report. A rank that waits for others does not use the CPU. If
+    all ranks wait, none of them reports.
     """
     before = time.process_time()
     while True:
@@ -94,7 +95,7 @@ def _rank_main(
     connection: Connection,
     lifeline: Connection,
 ) -> None:
-    """The entry of a rank: runs `target(*arguments, report)` and reports its result or its failure."""
+    """Runs `target(*arguments, report)` in a rank and reports its result or its failure."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when a trial ends
     threading.Thread(target=_follow_parent, args=(lifeline,), daemon=True).start()
     if log is not None:
@@ -117,7 +118,7 @@ def _rank_main(
         report("failure", Failure(rank, reason, time.time(), details, name))
 
     threading.Thread(target=_show_life, args=(report,), daemon=True).start()
-    # Whoever waits for a thread that has raised would wait for ever.
+    # Otherwise, a rank that waits for a thread that has raised would wait forever.
     threading.excepthook = lambda raised: fail(raised.exc_value)
     try:
         report("result", target(*arguments, report))
@@ -126,9 +127,9 @@ def _rank_main(
 
 
 def start_fork_server(*modules: str) -> None:
-    """Starts the fork server, which imports `modules` once for all ranks while the caller goes on.
+    """Starts the fork server, which imports `modules` once for all ranks while the caller continues.
 
-    Where it runs already, nothing happens.
+    If the fork server is already running, nothing happens.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -138,16 +139,17 @@ def start_fork_server(*modules: str) -> None:
 
 
 class Ranks:
-    """The running ranks of one trial; as a context manager, none of them outlives the block.
+    """The running ranks of one trial. Used as a context manager, it ends all ranks with the block.
 
-    Each rank finds the environment that torchrun would give it, so that Lightning's cluster
-    environments and `target` cannot tell the two apart.
+    Each rank has the same environment variables as under torchrun. Lightning's cluster environments and
+    `target` therefore work as they do there.
 
     Args:
-        world_size: how many ranks.
-        target: called in each rank as `target(*arguments, report)`; what it returns is the rank's
-            result. `report(kind, value)` sends a message to the parent.
-        log: a file that takes what the ranks print.
+        world_size: the number of ranks.
+        target: the function that each rank calls as `target(*arguments, report)`. Its return value is
+            the result of the rank. `report(kind, value)` sends a message to the parent.
+        arguments: the first arguments of `target`.
+        log: a file for the output of the ranks.
     """
 
     def __init__(
@@ -160,8 +162,8 @@ class Ranks:
         # Imported here, so that the fork server can be started before this process imports torch.
         from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-        # The parent holds the rendezvous store, on a port that the kernel chose: no port is ever
-        # looked for first and taken later.
+        # The parent holds the rendezvous store, on a port that the kernel chose. So no other process
+        # can take the port between a search for a free port and its use.
         self._store = TCPStore(
             "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(minutes=5)
         )
@@ -180,7 +182,7 @@ class Ranks:
             "TORCHELASTIC_USE_AGENT_STORE": "True",
         }
         try:
-            with _interrupted_later():  # a rank whose start was interrupted nobody would know of
+            with _interrupted_later():  # or an interrupted start could leave a rank
                 for rank in range(world_size):
                     own = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
                     ours, theirs = context.Pipe(duplex=False)
@@ -213,15 +215,16 @@ class Ranks:
             connection.close()
 
     def messages(self, silence_s: float | None = None) -> Iterator[tuple[int, str, Any]]:
-        """Yields what the ranks report, as (rank, kind, value), until each has sent its 'result'.
+        """Yields the reports of the ranks as (rank, kind, value) until each rank has sent its 'result'.
 
         Args:
-            silence_s: how long all ranks may report nothing and use no CPU before the trial counts as
-                hung; unless given, what the environment says.
+            silence_s: the seconds that all ranks together may report nothing and use no CPU before the
+                trial counts as hung. The default comes from the environment.
 
         Raises:
-            RankFailed: a rank died, raised or hung. Of several, the first cause: when one rank dies
-                the others soon fail as well, of its broken connections.
+            RankFailed: a rank died, raised an exception or hung. If several ranks fail, it names the
+                first cause. When one rank dies, the others soon fail, too, because its connections are
+                broken.
         """
         if silence_s is None:
             silence_s = float(os.environ.get(SILENCE, 600))
@@ -256,7 +259,7 @@ class Ranks:
                 if kind in ("result", "failure"):
                     del open_connections[rank]
         if failures:
-            # A death has no time of its own: where a rank was killed, that is the cause.
+            # The time of a death is unknown. If a rank was killed, that counts as the first cause.
             raise RankFailed(
                 min(failures, key=lambda failure: (failure.details != "", failure.time))
             )
@@ -272,7 +275,7 @@ class Ranks:
 
 @contextmanager
 def _interrupted_later() -> Iterator[None]:
-    """Lets an interruption by SIGINT or SIGTERM wait for the end of the block."""
+    """Delays an interruption by SIGINT or SIGTERM until the end of the block."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -284,14 +287,14 @@ def _interrupted_later() -> Iterator[None]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
-        # Also where the block failed: what interrupts a group of processes ends the fork server first.
+        # Even if the block failed: a signal to a group of processes ends the fork server first.
         for signal_number in came:
             signal.raise_signal(signal_number)
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Turns SIGTERM into KeyboardInterrupt, so that a terminated parent also ends in good order."""
+    """Turns SIGTERM into KeyboardInterrupt, so that a terminated parent also cleans up."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

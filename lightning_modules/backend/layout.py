@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Layout:
-    """`replicas` full copies of the model, each trained synchronously by `ranks` ranks.
+    """The division of the ranks into replicas.
 
-    Replica i holds the consecutive ranks [i * ranks, (i + 1) * ranks), so that on several nodes the
-    ranks of a replica sit next to each other.
+    A replica is a full copy of the model that `ranks` ranks train synchronously. There are `replicas`
+    of them. Replica i consists of the consecutive ranks [i * ranks, (i + 1) * ranks). On several nodes,
+    the ranks of a replica are therefore next to each other.
     """
 
     replicas: int
@@ -16,10 +17,10 @@ class Layout:
 
     @classmethod
     def of_replicas(cls, workers: int, ranks: int) -> "Layout":
-        """`workers` ranks in replicas of `ranks` each.
+        """Returns the layout of `workers` ranks in replicas of `ranks` ranks each.
 
         Raises:
-            ValueError: they do not come out even.
+            ValueError: `workers` is not a multiple of `ranks`, or `ranks` is less than 1.
         """
         if ranks < 1 or workers % ranks:
             raise ValueError(f"{workers} workers cannot form replicas of {ranks} ranks")
@@ -30,10 +31,10 @@ class Layout:
         return self.replicas * self.ranks
 
     def check_fits(self, world_size: int) -> None:
-        """Refuses a world of another size.
+        """Checks that the layout has exactly `world_size` ranks.
 
         Raises:
-            ValueError: there are more ranks, or fewer, than the layout has places for.
+            ValueError: the layout has another number of ranks.
         """
         if self.world_size != world_size:
             raise ValueError(
@@ -45,9 +46,9 @@ class Layout:
         return rank // self.ranks
 
     def members(self, replica: int) -> list[int]:
-        """The ranks of one replica."""
+        """Returns the ranks of one replica."""
         return list(range(replica * self.ranks, (replica + 1) * self.ranks))
 
     def peers(self, place: int) -> list[int]:
-        """The ranks that hold the same place in every replica: those between which it exchanges."""
+        """Returns the ranks that have the same place in every replica. An exchange is between them."""
         return list(range(place, self.world_size, self.ranks))

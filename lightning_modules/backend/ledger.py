@@ -1,4 +1,4 @@
-"""The count of every message and byte that a rank sends."""
+"""Counts every message and byte that a rank sends."""
 
 import threading
 import time
@@ -20,8 +20,8 @@ def _bytes(value: Any) -> int:
     return sum(_bytes(item) for item in value)
 
 
-# The argument of each operation that holds its payload, by position and by name. Operations that move
-# objects or only synchronise are left out: none of them is used between two steps.
+# The argument of each operation that holds its payload, by position and by name. Operations that send
+# objects or only synchronise are missing. None of them is used between two steps.
 _PAYLOAD = {
     "all_reduce": (0, "tensor"),
     "inference_all_reduce": (0, "tensor"),
@@ -43,17 +43,17 @@ _PAYLOAD = {
 
 
 def wire_bytes(operation: str, payload: float, size: int, backend: str = "gloo") -> float:
-    """Bytes that one rank of a group of `size` puts on the wire, the mean over the group's ranks.
+    """Returns the bytes that a rank of a group sends in one operation, as a mean over the group.
+
+    The counts of the ring algorithms are those of Ben-Nun and Hoefler (2018), section 2.5. An all-reduce
+    of n bytes over N ranks costs 2 (N - 1) / N n bytes per rank, which is also its lower bound.
 
     Args:
         operation: the name of the operation in `deepspeed.comm`.
-        payload: bytes of the tensor that the operation is given on one rank.
-        size: ranks in the group.
-        backend: gloo implements a reduce-scatter as an all-reduce of its input, and a reduce as a
-            reduce-scatter followed by a gather; NCCL moves the lower bound.
-
-    The ring algorithms' counts are those of Ben-Nun and Hoefler (2018), section 2.5: an all-reduce
-    of n bytes over N ranks costs 2 (N - 1) / N n a rank, which is also its lower bound.
+        payload: the bytes of the tensor that is passed to the operation on one rank.
+        size: the number of ranks in the group.
+        backend: the communication backend. gloo implements a reduce-scatter as an all-reduce of its
+            input, and a reduce as a reduce-scatter followed by a gather. NCCL sends the lower bound.
     """
     if size == 1:
         return 0.0
@@ -74,20 +74,21 @@ def wire_bytes(operation: str, payload: float, size: int, backend: str = "gloo")
 
 
 def engine_bytes(model_bytes: float, ranks: int, zero_stage: int, backend: str = "gloo") -> float:
-    """Bytes that one rank of a replica sends in one step of DeepSpeed, which has `ranks` of them.
+    """Returns the bytes that a rank sends in one DeepSpeed step of a replica of `ranks` ranks.
 
-    In units of (N - 1) / N p for N ranks and p bytes of parameters, what DeepSpeed 0.19 sends is:
+    DeepSpeed 0.19 sends the following, in units of (N - 1) / N p for N ranks and p bytes of parameters:
 
     - ZeRO 0: an all-reduce of the gradients, 2.
-    - ZeRO 1 and 2: an all-reduce of the gradients as well, of which each rank then keeps its part,
-      and an all-gather of the parameters after the step, 2 + 1. They save memory, not traffic.
-    - ZeRO 3: a reduce-scatter of the gradients and one all-gather of the parameters, which stay
-      gathered between forward and backward up to 10^9 of them, 1 + 1. gloo implements the
-      reduce-scatter as an all-reduce of its input, 2 + 1.
+    - ZeRO 1 and 2: an all-reduce of the gradients, of which each rank then keeps its part, and an
+      all-gather of the parameters after the step, 2 + 1. These stages save memory, but no traffic.
+    - ZeRO 3: a reduce-scatter of the gradients and one all-gather of the parameters, 1 + 1. Up to 10^9
+      parameters stay gathered between forward and backward. gloo implements the reduce-scatter as an
+      all-reduce of its input, 2 + 1.
 
-    Left out are the norm of the gradients (8 bytes a step), padding to equal parts, and at ZeRO 3
-    the first step, in which DeepSpeed records the order of the layers and gathers up to twice more, and
-    the step after each evaluation, which gathers again what the evaluation's end has released.
+    The following is not counted: the norm of the gradients (8 bytes per step) and padding to equal parts.
+    With ZeRO 3, two kinds of steps send more than is counted. In the first step, DeepSpeed records the
+    order of the layers and gathers up to two more times. The step after each evaluation gathers the
+    parameters again that were released at the end of the evaluation.
     """
     share = (ranks - 1) / ranks * model_bytes
     match zero_stage:
@@ -102,28 +103,28 @@ def engine_bytes(model_bytes: float, ranks: int, zero_stage: int, backend: str =
 class Ledger:
     """Counts what one rank sends to others, by operation, group size and phase.
 
-    It counts at the one place through which DeepSpeed and the algorithms send: the methods of the
-    object of `private.communication_backend`. It is locked, as an asynchronous
-    algorithm sends from two threads.
+    DeepSpeed and the algorithms send everything through the methods of one object, which
+    `private.communication_backend` returns. The ledger wraps these methods. It uses a lock, because an
+    asynchronous algorithm sends from two threads.
 
     Attributes:
-        phase: what is sent counts under it, in every thread that is not inside `during`.
-        seconds: spent sending, by phase.
+        phase: the current phase of every thread that is not inside `during`.
+        seconds: the seconds spent sending, by phase.
     """
 
     def __init__(self) -> None:
         self.phase = "setup"
         self.seconds: Counter[str] = Counter()
         self._own = threading.local()
-        # By operation, bytes of payload, size and backend of the group, and phase. What follows from
-        # them is worked out when asked for: counting stands between two messages.
+        # By operation, bytes of payload, size and backend of the group, and phase. Everything else is
+        # computed on request, because counting delays every message.
         self._messages: Counter[tuple[str, int, int, str, str]] = Counter()
         self._groups: dict[Any, tuple[int, str]] = {}
         self._lock = threading.Lock()
 
     @contextmanager
     def during(self, phase: str) -> Iterator[None]:
-        """Books what this thread sends inside the block under `phase`."""
+        """Counts what this thread sends inside the block under `phase`."""
         before, self._own.phase = getattr(self._own, "phase", None), phase
         try:
             yield
@@ -131,9 +132,9 @@ class Ledger:
             self._own.phase = before
 
     def attach(self, backend: Any) -> None:
-        """Counts what is sent through `backend`, a DeepSpeed communication backend object.
+        """Starts to count what is sent through `backend`, a DeepSpeed communication backend object.
 
-        A ledger attached before counts no longer, so that a second `fit` is not counted twice.
+        A ledger that was attached earlier stops counting, so that a second `fit` is not counted twice.
         """
         self._groups.clear()
         for operation in _PAYLOAD:
@@ -165,7 +166,7 @@ class Ledger:
         return counted
 
     def _size_and_backend(self, group: Any) -> tuple[int, str]:
-        # Remembered, as torch takes as long to find them as all the rest of counting does.
+        # Cached, because torch needs as much time to find them as the rest of the counting.
         if group not in self._groups:
             size = torch.distributed.get_world_size(group)
             self._groups[group] = size, torch.distributed.get_backend(group)
@@ -173,16 +174,16 @@ class Ledger:
 
     @property
     def training_seconds(self) -> float:
-        """Seconds spent sending what belongs to the algorithm."""
+        """The seconds spent sending in the phases that belong to the algorithm."""
         return sum(self.seconds[phase] for phase in TRAINING)
 
     def sent(self, *phases: str) -> tuple[int, float]:
-        """Messages and wire bytes booked under `phases`."""
+        """Returns the numbers of messages and of wire bytes in these phases."""
         rows = [row for row in self.rows() if row["phase"] in phases]
         return sum(row["messages"] for row in rows), sum(row["wire_bytes"] for row in rows)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row an operation, group size and phase, for the record of a trial."""
+        """Returns one row per operation, group size and phase, for the record of a trial."""
         with self._lock:
             counted = sorted(self._messages.items())
         rows: dict[tuple[str, int, str], dict[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""A parameter server whose shards are held by the ranks of a trial themselves."""
+"""A parameter server. Each rank of the trial holds one of its shards."""
 
 import threading
 from collections import Counter
@@ -17,16 +17,20 @@ from paceline.lightning_modules.backend.ledger import Ledger
 from paceline.lightning_modules.backend.state import pack, tensors, trained, unpack
 from paceline.lightning_modules.backend.task import Task
 
-# What a request asks for, and the tags of the messages: gloo matches them whatever their order.
+# The kinds of requests, and the tags of the messages. gloo matches messages by tag, in any order.
 PUSH, FETCH, READ, STOP = range(4)
 REQUEST_TAG, PUSH_TAG, FETCH_TAG, RELEASE_TAG = range(1, 5)
 REQUEST_BYTES = 8
-# A receive that times out closes the connection for good, so none may; the parent supervises.
+# A receive that times out closes the connection permanently, so no receive may time out. The parent
+# process detects ranks that hang.
 TIMEOUT = timedelta(days=7)
 
 
 def shares(sizes: list[int], ranks: int) -> list[list[int]]:
-    """Which tensors, given their bytes, lie on which rank: the largest first, where there is least."""
+    """Divides tensors, given their sizes in bytes, among the ranks.
+
+    The largest tensor comes first. Each goes to the rank that holds the fewest bytes so far.
+    """
     found: list[list[int]] = [[] for _ in range(ranks)]
     held = [0] * ranks
     for tensor in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
@@ -37,22 +41,23 @@ def shares(sizes: list[int], ranks: int) -> list[list[int]]:
 
 
 class Shard:
-    """Some whole tensors of a model with its optimizer: workers push to them and fetch them.
+    """Some whole tensors of a model and their optimizer. Workers push to the shard and fetch from it.
 
-    The optimizer is that of the model, with its groups, on the parameters among the tensors; those keep
-    their shapes. Of a buffer a worker pushes what it holds, and the shard moves by 1/N towards it for N
-    workers.
+    The optimizer is that of the model, with its parameter groups, restricted to the parameters of this
+    shard. They keep their shapes. For a buffer, a worker pushes its own values, and the shard moves its
+    values by 1/N of the difference towards them, for N workers.
 
     Attributes:
-        clock: pushes applied.
-        staleness: how many pushes had which staleness: the pushes of other workers applied between the
-            fetch of the weights that a gradient was computed on and the gradient itself.
+        clock: the number of pushes that were applied.
+        staleness: the number of pushes for each staleness. The staleness of a push is the number of
+            pushes of other workers that were applied between the worker's fetch of the weights and its
+            push of the gradient computed on them.
 
     Args:
-        model: a copy of the model, which nobody else uses.
-        share: the places of this shard's tensors among its trained parameters and then its buffers.
-        workers: N.
-        staleness_aware: divide the learning rate of a push by its staleness.
+        model: a copy of the model that nothing else uses.
+        share: the places of this shard's tensors in the list of trained parameters, followed by buffers.
+        workers: N, the number of workers.
+        staleness_aware: if True, the learning rate of a push is divided by its staleness.
     """
 
     def __init__(
@@ -73,7 +78,7 @@ class Shard:
         return [*(p.detach() for p in self.parameters), *self.buffers]
 
     def push(self, worker: int, pushed: list[Tensor]) -> None:
-        """Applies a gradient of each parameter, and what the worker holds of each buffer."""
+        """Applies a gradient of each parameter and the worker's values of each buffer."""
         staleness = self.clock - self.fetched_at[worker]
         if self.staleness_aware:
             for group, lr in zip(self.optimizer.param_groups, self.lrs, strict=True):
@@ -86,17 +91,17 @@ class Shard:
             buffer.lerp_(theirs, 1 / self.workers)
         self.staleness[staleness] += 1
         self.clock += 1
-        self.fetched_at[worker] += 1  # a worker's own pushes do not age what it trains on
+        self.fetched_at[worker] += 1  # a worker's own pushes do not count as staleness
 
     def fetch(self, worker: int, kind: int) -> list[Tensor]:
-        """The tensors as of now, not copied."""
-        # An evaluation is no fetch: what the worker trains on stays as old as it is.
+        """Returns the current tensors, without a copy."""
+        # An evaluation is not a fetch. The weights that the worker trains on do not change.
         if kind == FETCH:
             self.fetched_at[worker] = self.clock
         return self.tensors
 
     def state(self) -> dict[str, Any]:
-        """All that changes, for a checkpoint."""
+        """Returns everything that changes, for a checkpoint."""
         return {
             "tensors": self.tensors,
             "optimizer": self.optimizer.state_dict(),
@@ -113,7 +118,7 @@ class Shard:
 def _restricted(
     optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]
 ) -> torch.optim.Optimizer:
-    """An optimizer that has not stepped yet, without the parameters that are not among these."""
+    """Removes all other parameters from an optimizer that has not taken a step yet."""
     kept = set(parameters)
     for group in optimizer.param_groups:
         group["params"] = [p for p in group["params"] if p in kept]
@@ -124,22 +129,24 @@ def _restricted(
 
 
 class ParameterServer:
-    """One shard here, served to the other ranks by a thread; theirs, reached by messages.
+    """The parameter server as one rank sees it.
 
-    The weights lie on CPUs and the messages go over gloo, also where ranks train on GPUs: NCCL can
-    neither receive from whoever sends first nor be used from two threads.
+    This rank holds one shard, and a thread serves it to the other ranks. It reaches their shards by
+    messages. The weights are on CPUs and the messages use gloo, even if the ranks train on GPUs. NCCL
+    cannot receive from the first rank that sends, and it cannot be used from two threads.
 
     Attributes:
-        served: the rank whose request this shard served, in the order in which it did.
+        served: the ranks whose requests this shard has served, in the order of service.
 
     Args:
-        model: the same on every rank; its tensors are divided into a shard a rank, whole.
-        staleness_aware: as of `Shard`.
-        comm: `deepspeed.comm`, whose messages the ledger counts. It is not imported here, as that takes
-            seconds also in processes that only ask for the algorithms' names.
-        ledger: takes down the replies that the thread sends under their phase.
-        clock: takes down the CPU time of the thread.
-        replay: the order in which requests are to be served; None, or beyond its end, as they come.
+        model: the model, the same on every rank. Its whole tensors are divided into one shard per rank.
+        staleness_aware: if True, the learning rate of a push is divided by its staleness.
+        comm: the module `deepspeed.comm`, whose messages the ledger counts. It is not imported here,
+            because that would take seconds in processes that only ask for the algorithms' names.
+        ledger: the ledger that counts the replies of the thread under their phase.
+        clock: the clock that counts the CPU time of the thread.
+        replay: the order in which to serve requests. With None, or after its end, requests are served
+            as they arrive.
     """
 
     def __init__(
@@ -151,7 +158,7 @@ class ParameterServer:
         clock: Clock,
         replay: list[int] | None = None,
     ) -> None:
-        # Of its own, as gloo lets two threads use two groups at once; collective.
+        # A separate group, because gloo lets two threads use two groups at once. This call is collective.
         self.group = torch.distributed.new_group(backend="gloo", timeout=TIMEOUT)
         self.rank = torch.distributed.get_rank()
         self.ranks = torch.distributed.get_world_size()
@@ -163,22 +170,26 @@ class ParameterServer:
         self.shard = Shard(deepcopy(model).cpu(), own, self.ranks, staleness_aware)
         self.comm, self.ledger, self.clock, self.replay = comm, ledger, clock, replay
         self.served: list[int] = []
-        self._turn = threading.Condition()  # its lock guards the shard and what follows
+        self._turn = threading.Condition()  # its lock guards the shard and the attributes below
         self._waiting: list[tuple[int, int, Tensor]] = []  # received: worker, kind, payload
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
     def start(self) -> None:
-        """Begins to serve."""
+        """Starts to serve."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends when every rank has stopped."""
+        """Stops this rank's requests and waits until every rank has stopped."""
         for rank in self.others:
             self._request(STOP, rank)
         self._thread.join()
 
     def push(self, values: list[Tensor]) -> None:
-        """Applies `values`, one a tensor of the model, to the shards, each as soon as it is free."""
+        """Pushes `values` to the shards. Each shard applies its part as soon as it is free.
+
+        Args:
+            values: one tensor for each tensor of the model.
+        """
         sending = []
         for rank in self.others:
             self._request(PUSH, rank)
@@ -191,9 +202,11 @@ class ParameterServer:
             work.wait()
 
     def fetch(self, into: list[Tensor], kind: int = FETCH) -> None:
-        """Overwrites `into`, one for each tensor of the model, with those of all shards, each as of now.
+        """Overwrites `into` with the current tensors of all shards.
 
-        READ is a fetch to evaluate them.
+        Args:
+            into: one tensor for each tensor of the model.
+            kind: FETCH for training or READ for evaluation.
         """
         receiving = []
         for rank in self.others:
@@ -211,12 +224,12 @@ class ParameterServer:
             unpack(packed, [into[i] for i in self.shares[rank]])
 
     def release(self) -> None:
-        """Lets the others go on that wait for this rank."""
+        """Lets the ranks continue that wait for this rank."""
         for rank in self.others:
             self.comm.send(torch.zeros(1), rank, self.group, RELEASE_TAG)
 
     def wait_for_release(self) -> None:
-        """Waits for rank 0."""
+        """Waits until rank 0 releases this rank."""
         self.comm.recv(torch.empty(1), 0, self.group, RELEASE_TAG)
 
     def _request(self, kind: int, rank: int) -> None:
@@ -224,7 +237,7 @@ class ParameterServer:
 
     @contextmanager
     def _own_turn(self) -> Iterator[None]:
-        """Holds the shard for this rank, in a replay only when it is its turn."""
+        """Holds the shard for this rank. In a replay, it first waits for this rank's turn."""
         with self._turn:
             self._turn.wait_for(lambda: self._next() in (self.rank, None))
             yield
@@ -232,7 +245,7 @@ class ParameterServer:
             self._serve_waiting()
 
     def _next(self) -> int | None:
-        """Whose turn it is; None is anybody's."""
+        """Returns the rank whose turn it is, or None if any rank may be next."""
         done = len(self.served)
         return self.replay[done] if self.replay and done < len(self.replay) else None
 
@@ -247,13 +260,14 @@ class ParameterServer:
             packed = torch.empty(self.bytes[self.rank] if kind == PUSH else 0, dtype=torch.uint8)
             if len(packed):
                 self.comm.recv(packed, worker, self.group, PUSH_TAG)
-            # Received at once also in a replay, so that its sender can go on; served in its turn.
+            # Even in a replay, a request is received at once, so that its sender can continue. It is
+            # served when its turn comes.
             with self._turn, self.clock.working():
                 self._waiting.append((worker, int(kind), packed))
                 self._serve_waiting()
 
     def _serve_waiting(self) -> None:
-        """Serves the requests whose turn has come; the caller holds the shard."""
+        """Serves the requests whose turn has come. The caller must hold the shard."""
         while (turn := self._whose_turn_has_come()) is not None:
             worker, kind, packed = self._waiting.pop(turn)
             if kind == PUSH:
@@ -267,7 +281,7 @@ class ParameterServer:
         self._turn.notify_all()
 
     def _whose_turn_has_come(self) -> int | None:
-        """The place of a request among those that wait."""
+        """Returns the place of the next request among the waiting ones, or None."""
         served_next = self._next()
         return next(
             (i for i, (worker, *_) in enumerate(self._waiting) if served_next in (worker, None)),

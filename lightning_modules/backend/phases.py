@@ -1,4 +1,4 @@
-"""The phases under which a rank books its time and its messages."""
+"""The phases by which a rank counts its time and its messages."""
 
-# What belongs to the algorithm. Setting up, evaluating and writing checkpoints do not.
+# The phases that belong to the algorithm. Setup, evaluation and checkpoints do not.
 TRAINING = ("train", "exchange")

@@ -1,4 +1,4 @@
-"""The dtype that a model is trained in: its own."""
+"""Trains a model in its own dtype."""
 
 from typing import Any
 
@@ -11,13 +11,13 @@ from paceline.lightning_modules.backend.state import trained
 
 
 def in_dtype_of(model: nn.Module, batch: Any) -> Any:
-    """A batch whose floating-point tensors have the dtype of the model's trained parameters."""
+    """Converts the floating-point tensors of a batch to the dtype of the model's trained parameters."""
     dtype = trained(model)[0].dtype
     return apply_to_collection(batch, Tensor, _convert_fp_tensor, dst_type=dtype)
 
 
 class OwnPrecision(DeepSpeedPrecision):
-    """Leaves a model in its dtype, where Lightning casts it to float32, and gives it batches in that."""
+    """Keeps the dtype of a model and converts batches to it. Lightning would cast both to float32."""
 
     def __init__(self) -> None:
         super().__init__("32-true")

@@ -1,7 +1,7 @@
-"""The private names of Lightning, DeepSpeed and torch that Paceline relies on, all in one place.
+"""The private names of Lightning, DeepSpeed and torch that Paceline relies on.
 
 A new release may rename any of them. `tests/lightning_modules/backend/test_private.py` checks each name
-of `RELIED_ON` and says what to do where one is gone.
+in `RELIED_ON`. If a name no longer exists, the test says what to do.
 """
 
 import sys
@@ -94,43 +94,46 @@ RELIED_ON = (
 
 
 def no_shared_memory_build() -> None:
-    """Keeps DeepSpeed from compiling an operation over shared memory, which training never uses."""
+    """Keeps DeepSpeed from compiling a shared-memory operation that training never uses."""
     sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
 
 
 def no_broadcast_of_models() -> None:
-    """Keeps DeepSpeed from broadcasting a new engine's model: ranks are seeded alike and checked."""
+    """Keeps DeepSpeed from broadcasting the model of a new engine.
+
+    The broadcast is not needed: all ranks use the same seed, and their models are compared.
+    """
     deepspeed: Any = sys.modules["deepspeed"]
     deepspeed.DeepSpeedEngine._broadcast_model = lambda _: None
 
 
 def allow_float64() -> None:
-    """Makes DeepSpeed reduce gradients of float64 as well, which none of its accelerators lists."""
+    """Makes DeepSpeed reduce float64 gradients, which none of its accelerators supports by default."""
     accelerator: Any = sys.modules["deepspeed.accelerator"].get_accelerator()
     listed = accelerator.supported_dtypes()
     accelerator.supported_dtypes = lambda: [*dict.fromkeys([*listed, torch.float64])]
 
 
 def communication_backend() -> Any:
-    """The object through which `deepspeed.comm` sends everything."""
+    """Returns the object through which `deepspeed.comm` sends everything."""
     return sys.modules["deepspeed.comm.comm"].cdb
 
 
 def forget_groups() -> None:
-    """Makes DeepSpeed forget the process groups that the engine before was given."""
+    """Makes DeepSpeed forget the process groups of the previous engine."""
     sys.modules["deepspeed.utils.groups"].mpu = None  # type: ignore[attr-defined]
 
 
 def no_broadcast_before_steps(trainer: Trainer) -> None:
-    """Keeps Lightning from broadcasting before every step whether rank 0 was told to end."""
+    """Keeps Lightning from broadcasting, before every step, whether rank 0 was told to end."""
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
 
 def release_parameters_of(zero_3_optimizer: Any) -> None:
-    """Takes the parameters out of a fresh optimizer of ZeRO 3, which loading a checkpoint adds again."""
+    """Removes the parameters from a new ZeRO 3 optimizer, because loading a checkpoint adds them."""
     zero_3_optimizer._clear_fp32_optimizer_param_groups()
 
 
 def rendezvous_store() -> Any:
-    """The store through which the ranks found one another; the parent holds it."""
+    """Returns the store through which the ranks found each other. The parent process holds it."""
     return torch.distributed.distributed_c10d._get_default_store()

@@ -1,4 +1,4 @@
-"""The random numbers that are drawn without a generator of their own: `random`, NumPy's and torch's."""
+"""The global random generators of `random`, NumPy and torch."""
 
 import random
 from collections.abc import Iterator
@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-# All trials of a workload, whatever their seed, draw the same when their data are built: a split that is
-# drawn is one split, and retrains are compared on the same rows.
+# The seed for building data. It is the same for all trials of a workload, whatever their own seeds. A
+# random split is therefore the same in all of them, and retrains are compared on the same rows.
 OF_DATA = 0
 
 
 def seed(number: int) -> None:
-    """Seeds all three with a number below 2^32."""
+    """Seeds all three generators with a number below 2^32."""
     random.seed(number)
     np.random.seed(number)
     torch.manual_seed(number)
@@ -22,7 +22,7 @@ def seed(number: int) -> None:
 
 @contextmanager
 def seeded(number: int) -> Iterator[None]:
-    """Seeds all three for the block, and puts them back where they were."""
+    """Seeds all three generators for the block, and then restores their states."""
     before = state()
     seed(number)
     yield
@@ -30,7 +30,7 @@ def seeded(number: int) -> Iterator[None]:
 
 
 def state() -> dict[str, Any]:
-    """Where all three are, the generator of the GPU in use among them."""
+    """Returns the states of all three generators, including that of the current GPU."""
     gpu = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
     return {
         "random": random.getstate(),
@@ -41,7 +41,7 @@ def state() -> dict[str, Any]:
 
 
 def restore(state: dict[str, Any]) -> None:
-    """Puts all three where they were."""
+    """Restores the states of all three generators."""
     random.setstate(state["random"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])

@@ -1,4 +1,4 @@
-"""The dimensions that an algorithm or a task states as its search space."""
+"""The dimensions of the search space of an algorithm or a task."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Real:
-    """A number from `low` to `high`, on a logarithmic scale where `log` says so."""
+    """A real number from `low` to `high`. If `log` is True, it is drawn on a logarithmic scale."""
 
     low: float
     high: float
@@ -15,7 +15,10 @@ class Real:
 
 @dataclass(frozen=True)
 class Integer:
-    """A whole number from `low` to `high`, both included, on a logarithmic scale where `log` says so."""
+    """An integer from `low` to `high`, both included.
+
+    If `log` is True, it is drawn on a logarithmic scale.
+    """
 
     low: int
     high: int
@@ -24,7 +27,7 @@ class Integer:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of `values`, of which none is nearer to one than to another."""
+    """One of `values`. The values are categorical: they have no order and no distance."""
 
     values: tuple[Any, ...]
 

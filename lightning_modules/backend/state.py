@@ -1,4 +1,4 @@
-"""The state of a model, and what of it replicas exchange: its trained parameters and its buffers."""
+"""The state of a model. Replicas exchange its trained parameters and its floating-point buffers."""
 
 import hashlib
 import math
@@ -13,16 +13,16 @@ Key = tuple[Kind, torch.dtype]
 
 
 def trained(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that are trained; tied ones once, frozen ones not."""
+    """Returns the trained parameters. Tied parameters appear once. Frozen ones are left out."""
     return [p for p in model.parameters() if p.requires_grad]
 
 
 def groups(model: nn.Module, *kinds: Kind) -> dict[Key, list[Tensor]]:
-    """The tensors of a model's state, of those kinds or of all, by kind and dtype.
+    """Returns the tensors of a model's state, by kind and dtype. Without `kinds`, it returns all kinds.
 
-    Kinds: `weights` are trained parameters, `frozen` the others; `buffers` are of floating point, such as
-    the running statistics of batch normalisation, and `counters` the others, which have no mean. Buffers
-    that are registered as not persistent are no state.
+    `weights` are the trained parameters, and `frozen` are the other parameters. `buffers` are the
+    floating-point buffers, such as the running statistics of batch normalisation. `counters` are the
+    other buffers, which have no mean. Non-persistent buffers are not part of the state.
     """
     found: dict[Key, list[Tensor]] = {}
 
@@ -41,12 +41,12 @@ def groups(model: nn.Module, *kinds: Kind) -> dict[Key, list[Tensor]]:
 
 
 def tensors(model: nn.Module, *kinds: Kind) -> list[Tensor]:
-    """The tensors of those kinds, or of all, in the order of `groups`."""
+    """Returns the tensors of these kinds, or of all kinds, in the order of `groups`."""
     return [tensor for group in groups(model, *kinds).values() for tensor in group]
 
 
 def digest(model: nn.Module) -> bytes:
-    """The SHA-256 of all parameters and buffers of a model."""
+    """Returns the SHA-256 of all parameters and buffers of a model."""
     found = hashlib.sha256()
     for tensor in tensors(model):
         found.update(as_bytes(tensor).cpu().numpy().data)
@@ -54,13 +54,13 @@ def digest(model: nn.Module) -> bytes:
 
 
 class State:
-    """Some tensors of a model, as one flat vector for each kind and dtype.
+    """Some tensors of a model, stored as one flat vector for each kind and dtype.
 
-    It is added and scaled like a vector. Both operands of a sum have the same parts.
+    A state can be added and scaled like a vector. Both operands of a sum must have the same parts.
 
     Attributes:
         parts: the vectors, by kind and dtype.
-        shapes: those of the tensors that each vector is made of, in their order.
+        shapes: the shapes of the tensors in each vector, in order.
     """
 
     def __init__(self, parts: dict[Key, Tensor], shapes: dict[Key, list[torch.Size]]) -> None:
@@ -68,7 +68,7 @@ class State:
 
     @classmethod
     def of(cls, tensors: dict[Key, list[Tensor]]) -> "State":
-        """A copy of some tensors, by kind and dtype."""
+        """Makes a state from a copy of these tensors."""
         return cls(
             {key: torch.cat([t.flatten() for t in group]) for key, group in tensors.items()},
             {key: [t.shape for t in group] for key, group in tensors.items()},
@@ -76,12 +76,12 @@ class State:
 
     @property
     def weights(self) -> "State":
-        """The trained parameters of it, not copied."""
+        """The trained parameters of this state, without a copy."""
         return self._only("weights")
 
     @property
     def buffers(self) -> "State":
-        """The buffers of it, not copied."""
+        """The floating-point buffers of this state, without a copy."""
         return self._only("buffers")
 
     @property
@@ -89,7 +89,7 @@ class State:
         return sum(part.nbytes for part in self.parts.values())
 
     def tensors(self) -> list[Tensor]:
-        """Views of the vectors in the shapes of the model's tensors, part by part."""
+        """Returns views of the vectors in the shapes of the model's tensors, part by part."""
         return [
             piece.view(shape)
             for key, part in self.parts.items()
@@ -101,14 +101,14 @@ class State:
         ]
 
     def copy_to(self, model: nn.Module) -> None:
-        """Overwrites the tensors of `model` in place, those of which this has a part."""
+        """Overwrites in place the tensors of `model` that belong to a part of this state."""
         own = groups(model)
         targets = [tensor for key in self.parts for tensor in own[key]]
         for target, tensor in zip(targets, self.tensors(), strict=True):
             target.copy_(tensor)
 
     def map(self, function: Callable[..., Tensor], *others: "State") -> "State":
-        """`function` of each part, and of the same parts of `others`."""
+        """Applies `function` to each part, together with the same parts of `others`."""
         return State(
             {
                 key: function(part, *(o.parts[key] for o in others))
@@ -118,7 +118,7 @@ class State:
         )
 
     def norm(self) -> float:
-        """The Euclidean norm over all parts."""
+        """Returns the Euclidean norm over all parts."""
         squares = [part.double().square().sum() for part in self.parts.values()]
         return math.sqrt(sum(square.item() for square in squares))
 
@@ -137,7 +137,7 @@ class State:
         return self.map(Tensor.add_, other)
 
     def __or__(self, other: "State") -> "State":
-        """The parts of both, which have none in common."""
+        """Returns a state with the parts of both. They must have no part in common."""
         return State({**self.parts, **other.parts}, {**self.shapes, **other.shapes})
 
     def _only(self, kind: Kind) -> "State":
@@ -146,18 +146,18 @@ class State:
 
 
 def pack(tensors: Iterable[Tensor]) -> Tensor:
-    """The bytes of some tensors, of whatever dtypes, in one vector on the CPU."""
+    """Returns the bytes of tensors of any dtypes in one vector on the CPU."""
     parts = [as_bytes(tensor).cpu() for tensor in tensors]
     return torch.cat([torch.empty(0, dtype=torch.uint8), *parts])
 
 
 def unpack(packed: Tensor, tensors: list[Tensor]) -> None:
-    """Overwrites `tensors` with what `pack` has made of others like them."""
+    """Overwrites `tensors` with packed tensors of the same shapes and dtypes. The inverse of `pack`."""
     parts = packed.split([tensor.nbytes for tensor in tensors])
     for tensor, part in zip(tensors, parts, strict=True):
         tensor.copy_(part.clone().view(tensor.dtype).view_as(tensor))
 
 
 def as_bytes(tensor: Tensor) -> Tensor:
-    """The bytes of a tensor, whatever its dtype, as a vector."""
+    """Returns the bytes of a tensor of any dtype as a vector."""
     return tensor.detach().contiguous().flatten().view(torch.uint8)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-# DeepSpeed chooses its accelerator when it is first imported, and complains where there is no GPU.
+# DeepSpeed chooses its accelerator when it is first imported. Without a GPU, it would print a warning.
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
@@ -45,34 +45,35 @@ from paceline.lightning_modules.backend.state import (
 
 
 def keep_off_gpus() -> None:
-    """Makes DeepSpeed use the CPU also on a machine with GPUs."""
+    """Makes DeepSpeed use the CPU, even on a machine with GPUs."""
     set_accelerator(CPU_Accelerator())
 
 
 class DeepSpeedBackend(DeepSpeedStrategy):
-    """Trains each replica as one DeepSpeed data-parallel group; between replicas nothing is sent.
+    """The Lightning strategy that trains each replica as one DeepSpeed data-parallel group.
 
-    The same code runs over gloo on CPUs and over NCCL on GPUs. Where ranks share a GPU, which NCCL
-    does not allow, it is gloo again.
+    The strategy itself sends nothing between replicas. An algorithm does that in its exchanges. The
+    same code uses gloo on CPUs and NCCL on GPUs. If several ranks share a GPU, it uses gloo, because
+    NCCL does not allow that.
 
     Attributes:
         layout: how the ranks are divided into replicas.
         zero_stage: the stage of ZeRO inside a replica.
-        ledger: counts what this rank sends.
+        ledger: the count of the messages and bytes that this rank sends.
         clock: the training time of this rank.
         groups: the process groups of this rank.
 
     Args:
         layout: how the ranks are divided into replicas.
         zero_stage: the stage of ZeRO inside a replica, 0 to 3.
-        timeout: how long an operation may wait for the other ranks.
+        timeout: how long a collective operation may wait for the other ranks.
 
     Raises:
-        ValueError: `layout` does not cover the world of the process.
+        ValueError: `layout` does not have as many ranks as there are processes.
     """
 
     strategy_name = "paceline"
-    comm = dist  # through which all is sent that the ledger counts
+    comm = dist  # the ledger counts what is sent through this module
 
     def __init__(
         self,
@@ -86,7 +87,7 @@ class DeepSpeedBackend(DeepSpeedStrategy):
                 "zero_optimization": {"stage": zero_stage, "overlap_comm": False},
                 "train_micro_batch_size_per_gpu": 1,  # used only for DeepSpeed's own logging
                 "gradient_clipping": 0.0,  # DeepSpeed's default is to clip at 1
-                # One tag a replica: otherwise every replica writes the same files.
+                # Each replica has a tag of its own. Otherwise, all would write the same files.
                 "checkpoint": {"tag_validation": "Ignore"},
             },
             timeout=timeout,
@@ -94,7 +95,7 @@ class DeepSpeedBackend(DeepSpeedStrategy):
         )
         self.layout = layout
         self.ledger = Ledger()
-        # Known once this process has found its rank.
+        # Set when this process has found its rank.
         self.clock: Clock
         self.groups: ReplicaGroups
         self.zero_stage = zero_stage
@@ -117,7 +118,7 @@ class DeepSpeedBackend(DeepSpeedStrategy):
         return self.layout.replica_of(self.global_rank)
 
     def setup_environment(self) -> None:
-        # Lightning's own strategy refuses every accelerator but CUDA here, and nothing else.
+        # Lightning's DeepSpeed strategy only adds a check here, which allows CUDA alone.
         DDPStrategy.setup_environment(self)
 
     def setup_distributed(self) -> None:
@@ -134,8 +135,8 @@ class DeepSpeedBackend(DeepSpeedStrategy):
         self.groups = ReplicaGroups(self.layout, self.global_rank)
 
     def setup(self, trainer: Trainer) -> None:
-        # Before every step, Lightning broadcasts from rank 0 to the world whether it was told to
-        # end. No algorithm asks for that, and it keeps replicas in step that should run free.
+        # Before every step, Lightning broadcasts from rank 0 whether training was told to end. No
+        # algorithm needs that. It would synchronise replicas that should run independently.
         private.no_broadcast_before_steps(trainer)
         super().setup(trainer)
 
@@ -161,13 +162,13 @@ class DeepSpeedBackend(DeepSpeedStrategy):
         # Otherwise DeepSpeed sends all gradients as float32.
         engine.communication_data_type = trained(self.task)[0].dtype
         if self.zero_stage_3:
-            # DeepSpeed leaves the parameters in a fresh Adagrad, alone of all optimizers, and on
-            # loading a checkpoint adds them a second time.
+            # DeepSpeed leaves the parameters in a fresh Adagrad, but in no other optimizer. It then
+            # adds them a second time when it loads a checkpoint.
             private.release_parameters_of(engine_optimizer)
         return engine, engine_optimizer
 
     def _check_alike(self) -> None:
-        """Raises `ValueError` where ranks that train one model begin with different ones."""
+        """Raises `ValueError` if ranks that train one model begin with different weights."""
         own = torch.frombuffer(bytearray(digest(self.task)), dtype=torch.uint8).to(self.root_device)
         group = None if self.lightning_module.one_model else self.groups.replica  # type: ignore[union-attr]
         first = 0 if group is None else self.layout.members(self.replica)[0]
@@ -182,11 +183,11 @@ class DeepSpeedBackend(DeepSpeedStrategy):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None
     ) -> None:
-        """Writes the state of every replica, each under a tag of its own, into folder `filepath`."""
+        """Writes the state of every replica into the folder `filepath`, each under its own tag."""
         folder = self.broadcast(filepath)
         with self.ledger.during("checkpoint"):
             self.deepspeed_engine.save_checkpoint(str(folder), self._tag, save_latest=False)
-        # DeepSpeed has no place for what the ranks of a replica have of their own.
+        # DeepSpeed does not save state that differs between the ranks of a replica.
         own = {k: v for k, v in checkpoint.items() if k not in ("state_dict", "optimizer_states")}
         buffers = tensors(self.task, "buffers", "counters")
         torch.save((own, buffers, random_state()), self._file_of_rank(folder))
@@ -197,7 +198,7 @@ class DeepSpeedBackend(DeepSpeedStrategy):
         """Loads this rank's part of a checkpoint and returns Lightning's state.
 
         Raises:
-            FileNotFoundError: the folder holds no state of this rank.
+            FileNotFoundError: the folder does not contain the state of this rank.
         """
         file = self._file_of_rank(checkpoint_path)
         if not file.is_file():
@@ -212,7 +213,7 @@ class DeepSpeedBackend(DeepSpeedStrategy):
         return dict(own)
 
     def on_train_start(self) -> None:
-        # Only now: Lightning draws random numbers of its own when it sets up the data.
+        # Restored only now, because Lightning draws random numbers when it sets up the data.
         if self._random_state is not None:
             restore_random(self._random_state)
             self._random_state = None
@@ -226,49 +227,51 @@ class DeepSpeedBackend(DeepSpeedStrategy):
 
     @contextmanager
     def full_parameters(self) -> Iterator[list[nn.Parameter]]:
-        """The parameters of this replica's model, whole also where ZeRO 3 keeps a part on each rank.
+        """Yields the complete parameters of this replica's model.
 
-        Every rank of the replica must enter, as gathering them is collective.
+        Under ZeRO 3, each rank keeps only a part of them, and the block gathers them. Gathering is a
+        collective operation: every rank of the replica must enter the block.
         """
         parameters = list(self.deepspeed_engine.parameters())
         with deepspeed.zero.GatheredParameters(parameters, enabled=self.zero_stage_3):
             yield parameters
 
     def release_gathered(self) -> None:
-        """Under ZeRO 3, gives up the parameters that an evaluation has left gathered.
+        """Releases the parameters that an evaluation has left gathered under ZeRO 3.
 
-        The next step of training would find them there, and their traffic would be nobody's.
+        Otherwise, the next training step would use them without gathering them. Its traffic would then
+        be missing from the ledger.
         """
         if self.zero_stage_3:
             self.deepspeed_engine.empty_partition_cache()
 
     @contextmanager
     def exchanging(self) -> Iterator[None]:
-        """Books what the block sends and the time it takes as an exchange between replicas."""
+        """Counts the bytes and the time of the block as an exchange between replicas."""
         with self.ledger.during("exchange"), self.clock.during("exchange"):
             yield
 
     def state(self) -> State:
-        """A copy of what replicas exchange of this replica's model.
+        """Returns a copy of the state that replicas exchange: the trained parameters and the buffers.
 
         Raises:
-            NotImplementedError: under ZeRO 3, where no rank holds the parameters.
+            NotImplementedError: the stage is ZeRO 3, where no rank holds all parameters.
         """
         self._refuse_zero_3()
         return State.of(groups(self.task, "weights", "buffers"))
 
     @torch.no_grad()
     def load(self, state: State) -> None:
-        """Overwrites the parts of `state` in this replica's model; every rank of it calls this alike.
+        """Copies `state` into this replica's model. All ranks of the replica must pass the same state.
 
         Raises:
-            NotImplementedError: under ZeRO 3, where no rank holds the parameters.
+            NotImplementedError: the stage is ZeRO 3, where no rank holds all parameters.
         """
         self._refuse_zero_3()
-        # In place, as DeepSpeed's buffers and the parameters are one memory.
+        # In place, because the parameters share their memory with DeepSpeed's buffers.
         state.copy_to(self.task)
         if hasattr(self.deepspeed_engine.optimizer, "refresh_fp32_params"):
-            # ZeRO 1 and 2 step on copies of the parameters that they keep apart.
+            # ZeRO 1 and 2 keep separate copies of the parameters, which their optimizer updates.
             self.deepspeed_engine.optimizer.refresh_fp32_params()
 
     def _refuse_zero_3(self) -> None:
@@ -276,10 +279,10 @@ class DeepSpeedBackend(DeepSpeedStrategy):
             raise NotImplementedError("replicas exchange weights under ZeRO 0 to 2, not under 3")
 
     def gradients(self) -> State:
-        """The gradients of the step at hand, before the optimizer has used them.
+        """Returns the gradients of the current step, before the optimizer uses them.
 
         Raises:
-            NotImplementedError: under ZeRO 1 to 3, where DeepSpeed has consumed them already.
+            NotImplementedError: the stage is ZeRO 1 to 3, where DeepSpeed has already consumed them.
         """
         if self.zero_stage:
             raise NotImplementedError("gradients can be had under ZeRO 0 alone")
@@ -290,31 +293,38 @@ class DeepSpeedBackend(DeepSpeedStrategy):
         return State.of(gradients)
 
     def digest(self) -> bytes:
-        """The SHA-256 of all parameters and buffers of this rank's model."""
+        """Returns the SHA-256 of all parameters and buffers of this rank's model."""
         with self.full_parameters():
             return digest(self.task)
 
     def sum_over_replicas(self, tensor: Tensor) -> Tensor:
-        """Adds up `tensor` over the replicas, in place, between the ranks of one place."""
+        """Sums `tensor` over the replicas, in place, and returns it.
+
+        The sum is one all-reduce between the ranks that have the same place in their replicas.
+        """
         dist.all_reduce(tensor, group=self.groups.peers)
         return tensor
 
     def gather_from_replicas(self, tensor: Tensor) -> Tensor:
-        """The `tensor` of every replica, [R, ...], by one all-gather between the ranks of one place."""
+        """Returns the `tensor` of every replica, stacked to [R, ...].
+
+        They are gathered by one all-gather between the ranks that have the same place in their replicas.
+        """
         gathered = tensor.new_empty(self.layout.replicas * tensor.numel())
         dist.all_gather_into_tensor(gathered, tensor.flatten(), group=self.groups.peers)
         return gathered.view(self.layout.replicas, *tensor.shape)
 
     @contextmanager
     def one_set_of_buffers(self, of_all: bool) -> Iterator[None]:
-        """Inside the block, the ranks that evaluate together hold the same buffers.
+        """Gives the same buffers to all ranks that evaluate one model, until the block ends.
 
-        Statistics are the mean over the ranks of a replica, of which each has seen a part of the batches;
-        what has no mean, such as a counter, is that of the first rank.
+        A floating-point buffer, such as a running mean, becomes its mean over the ranks of the replica,
+        because each rank has seen a part of the batches. A buffer without a mean, such as a counter,
+        becomes the one of the first rank.
 
         Args:
-            of_all: whether all ranks evaluate together, whose replicas' statistics are alike already;
-                otherwise those of a replica.
+            of_all: if True, all ranks evaluate one model, and the statistics of the replicas are already
+                equal. If False, the ranks of each replica evaluate a model of their own.
         """
         found = tensors(self.task, "buffers", "counters")
         own = [buffer.clone() for buffer in found]
@@ -323,7 +333,7 @@ class DeepSpeedBackend(DeepSpeedStrategy):
             dist.all_reduce(buffer, group=self.groups.replica)
             buffer /= self.layout.ranks
         if counters := tensors(self.task, "counters"):
-            # As bytes, as no backend sends every dtype.
+            # They are sent as bytes, because no backend supports every dtype.
             packed = pack(counters).to(self.root_device)
             dist.broadcast(packed, first, group=None if of_all else self.groups.replica)
             unpack(packed, counters)
@@ -332,7 +342,7 @@ class DeepSpeedBackend(DeepSpeedStrategy):
             buffer.copy_(before)
 
     def mean_over_ranks(self, value: Tensor) -> Tensor:
-        """The mean of a figure over all ranks; measuring, and so not in the ledger."""
+        """Returns the mean of a figure over all ranks. The ledger does not count it."""
         total = value.detach().to(self.root_device, torch.float64)
         torch.distributed.all_reduce(total)
         return total / self.world_size

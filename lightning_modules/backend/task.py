@@ -1,4 +1,4 @@
-"""What a workload trains: a model with its loss, its metric and its optimizer."""
+"""The base class of what a workload trains: a model with its loss, its metric and its optimizer."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -12,12 +12,13 @@ from paceline.lightning_modules.backend.search import Dimension
 
 
 class Task(nn.Module, ABC):
-    """A model with its loss, its metric and its optimizer; it knows nothing of how it is trained.
+    """A model with its loss, its metric and its optimizer. It does not depend on the algorithm.
 
     Attributes:
-        loss_name: the loss in the words of the workload, with its unit.
-        metric_name: the metric beside it.
-        search_space: what a sweep draws, by argument of the constructor, under every algorithm alike.
+        loss_name: the name of the loss, with its unit.
+        metric_name: the name of the metric.
+        search_space: the dimension of each constructor argument that a sweep tunes. It is the same for
+            every algorithm.
     """
 
     loss_name: ClassVar[str]
@@ -36,7 +37,8 @@ class Task(nn.Module, ABC):
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The mean loss over the rows, a scalar.
 
-        Labels are those of a batch, or soft ones as `probabilities` gives them: a distillation loss.
+        The labels are those of a batch, or soft labels in the form that `probabilities` returns. With
+        soft labels, the result is a distillation loss.
         """
 
     @abstractmethod

@@ -11,23 +11,25 @@ from torchmetrics.classification import BinaryAUROC
 from paceline.lightning_modules.backend.search import Real
 from paceline.lightning_modules.backend.task import Task
 
-# Embedding dimension and widths of the hidden layers.
+# The embedding dimension and the widths of the hidden layers.
 PRESETS = {"small": (8, (128, 64)), "paper": (16, (2560, 1024, 256))}
 
 
 class ClickThrough(Task):
     """Predicts whether an impression is clicked, from integer counts and hashed categoricals.
 
-    The missing integers of a row (NaN) enter as zero beside an indicator of their own, so that the
-    model can tell a missing count from a count of zero. Categorical bucket 0 means missing.
+    A missing integer (NaN) becomes zero. Each integer field has an indicator of missing values as a
+    second feature, so that the model can distinguish a missing count from a count of zero. Categorical
+    bucket 0 means missing.
 
     Args:
-        hash_size: buckets of each categorical field; the data's.
-        integers: integer fields of a row.
-        categoricals: categorical fields of a row.
-        preset: `paper` is the tower of Anil et al. (2018), 2560 x 1024 x 256; `small` suits two cores.
-        optimizer: Adagrad is the paper's.
-        lr: its learning rate.
+        hash_size: the number of buckets of each categorical field. The data give it.
+        integers: the number of integer fields of a row.
+        categoricals: the number of categorical fields of a row.
+        preset: `paper` is the tower of Anil et al. (2018), 2560 x 1024 x 256. `small` is for a machine
+            with two cores.
+        optimizer: the optimizer. Adagrad is that of the paper.
+        lr: the learning rate.
     """
 
     loss_name = "log loss (nats)"
@@ -59,7 +61,10 @@ class ClickThrough(Task):
         self.tower = nn.Sequential(*layers, nn.Linear(width, 1))
 
     def forward(self, batch: Any) -> Tensor:
-        """Logits [B] of a batch with `dense` [B, integers] and `categories` [B, categoricals]."""
+        """Returns the logits [B] of a batch.
+
+        The batch has `dense` [B, integers] and `categories` [B, categoricals].
+        """
         missing = batch.dense.isnan()
         embedded = self.embedding(batch.categories + self.offsets)
         features = [batch.dense.nan_to_num(0.0), missing.to(embedded.dtype), embedded.flatten(1)]

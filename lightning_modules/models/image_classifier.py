@@ -11,24 +11,24 @@ from torchmetrics.classification import MulticlassAccuracy
 from paceline.lightning_modules.backend.search import Real
 from paceline.lightning_modules.backend.task import Task
 
-LARGE = 64  # pixels; images of at least that size get ResNet's stem for photographs
+LARGE = 64  # pixels; for images of at least this size, ResNet has its stem for photographs
 
 
 class ImageClassifier(Task):
     """Predicts the class of an image.
 
     Args:
-        channels: of an image; the data's.
-        image_size: height and width in pixels; the data's.
-        classes: how many; the data's.
-        model: `2nn` and `cnn` are those of McMahan et al. (2016), section 3, `resnet18` that of He et
-            al. (2015), table 1. ResNet's running means and variances stay with each rank: they are no
-            weights, and no algorithm exchanges them.
-        optimizer: plain SGD is McMahan et al.'s; `momentum` is SGD with 0.9.
-        lr: its learning rate.
+        channels: the number of channels of an image. The data give it.
+        image_size: the height and width in pixels. The data give it.
+        classes: the number of classes. The data give it.
+        model: the network. `2nn` and `cnn` are the networks of McMahan et al. (2016), section 3.
+            `resnet18` is that of He et al. (2015), table 1. The running means and variances of ResNet are
+            buffers, which replicas exchange together with the weights.
+        optimizer: `sgd` is the choice of McMahan et al. `momentum` is SGD with momentum 0.9.
+        lr: the learning rate.
 
     Raises:
-        ValueError: the images are smaller than the model's smallest, or there is one class only.
+        ValueError: the images are smaller than the model allows, or there are fewer than two classes.
     """
 
     loss_name = "cross-entropy (nats)"
@@ -54,17 +54,20 @@ class ImageClassifier(Task):
         self.network = build(channels, image_size, classes)
 
     def forward(self, batch: Any) -> Tensor:
-        """Logits [B, classes] of a batch with `image` [B, channels, image_size, image_size]."""
+        """Returns the logits [B, classes] of a batch.
+
+        The batch has `image` [B, channels, image_size, image_size].
+        """
         logits: Tensor = self.network(batch.image)
         return logits
 
     def labels(self, batch: Any) -> Tensor:
-        """The classes int64 [B] of a batch."""
+        """Returns the classes int64 [B] of a batch."""
         label: Tensor = batch.label
         return label
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Labels are classes int64 [B] or probabilities [B, classes]."""
+        """Returns the mean cross-entropy. Labels are classes int64 [B] or probabilities [B, classes]."""
         return cross_entropy(logits, labels)
 
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -89,7 +92,10 @@ class ImageClassifier(Task):
 
 
 def two_hidden_layers(channels: int, size: int, classes: int) -> nn.Sequential:
-    """McMahan et al.'s 2NN: two hidden layers of 200 units, ReLU; 199,210 parameters on MNIST."""
+    """The 2NN of McMahan et al.: two hidden layers of 200 units with ReLU.
+
+    It has 199,210 parameters on MNIST.
+    """
     return nn.Sequential(
         nn.Flatten(),
         nn.Linear(channels * size**2, 200),
@@ -101,12 +107,15 @@ def two_hidden_layers(channels: int, size: int, classes: int) -> nn.Sequential:
 
 
 def convolutional(channels: int, size: int, classes: int) -> nn.Sequential:
-    """McMahan et al.'s CNN: 5 x 5 convolutions of 32 and 64 channels, each pooled by 2 x 2, then 512
-    units; 1,663,370 parameters on MNIST."""
+    """The CNN of McMahan et al.: two convolutional layers and a hidden layer of 512 units.
+
+    The convolutions are 5 x 5 with 32 and 64 channels. Each is followed by 2 x 2 pooling. The network has
+    1,663,370 parameters on MNIST.
+    """
     return nn.Sequential(
         nn.Conv2d(channels, 32, 5, padding=2),
         nn.MaxPool2d(2),
-        nn.ReLU(),  # behind the pooling, the same values for a quarter of the work
+        nn.ReLU(),  # after the pooling: the same values for a quarter of the work
         nn.Conv2d(32, 64, 5, padding=2),
         nn.MaxPool2d(2),
         nn.ReLU(),
@@ -118,9 +127,9 @@ def convolutional(channels: int, size: int, classes: int) -> nn.Sequential:
 
 
 def resnet18(channels: int, size: int, classes: int) -> nn.Sequential:
-    """ResNet-18. Images of fewer than 64 pixels keep their size up to the first stage.
+    """ResNet-18. Images smaller than 64 pixels keep their size up to the first stage.
 
-    11,689,512 parameters on ImageNet (224 pixels, 1,000 classes), 11,173,962 on CIFAR-10.
+    It has 11,689,512 parameters on ImageNet (224 pixels, 1,000 classes) and 11,173,962 on CIFAR-10.
     """
     stem: list[nn.Module] = (
         [nn.Conv2d(channels, 64, 7, 2, 3, bias=False), *_normalised(64), nn.MaxPool2d(3, 2, 1)]
@@ -143,7 +152,7 @@ def _normalised(width: int) -> list[nn.Module]:
 
 
 class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions beside a shortcut, which is a 1 x 1 convolution where shapes change."""
+    """Two 3 x 3 convolutions with a shortcut. If the shape changes, it is a 1 x 1 convolution."""
 
     def __init__(self, before: int, width: int, stride: int) -> None:
         super().__init__()
@@ -160,6 +169,6 @@ class ResidualBlock(nn.Module):
             )
 
     def forward(self, image: Tensor) -> Tensor:
-        """Of [B, before, H, W] the next [B, width, H / stride, W / stride]."""
+        """Maps [B, before, H, W] to [B, width, H / stride, W / stride]."""
         summed: Tensor = self.residual(image) + self.shortcut(image)
         return summed.relu()

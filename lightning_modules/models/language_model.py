@@ -1,14 +1,15 @@
 """Language models that predict the next token: a recurrent network, or a transformer.
 
-`lstm`, `paper`: the model of Anil et al. (2018), "Large Scale Distributed Neural Network Training
-Through Online Distillation": embeddings of 256, two LSTM layers of 1024 units with layer normalisation
-as the supplement of Ba et al. (2016), "Layer Normalization", puts it into an LSTM. `lstm`, `small`: two
-layers of 200 units as in Zaremba et al. (2014), "Recurrent Neural Network Regularization", each of which
-runs in one fused operation, and is normalised behind it and not in its gates.
+`lstm` with preset `paper` is the model of Anil et al. (2018), "Large Scale Distributed Neural Network
+Training Through Online Distillation". It has embeddings of width 256 and two LSTM layers of 1024 units.
+The layer normalisation inside the LSTM is that of the supplement of Ba et al. (2016), "Layer
+Normalization". `lstm` with preset `small` has two layers of 200 units, as in Zaremba et al. (2014),
+"Recurrent Neural Network Regularization". Each layer runs in one fused operation. Its output is
+normalised, and not its gates.
 
-`gpt`: the decoder of Radford et al. (2018), "Improving Language Understanding by Generative
-Pre-Training", with layer normalisation before each part: `paper` has its 12 layers of width 768, `small`
-two of 128.
+`gpt` is the decoder of Radford et al. (2018), "Improving Language Understanding by Generative
+Pre-Training", with layer normalisation before each part. Preset `paper` has 12 layers of width 768, as
+in the paper. Preset `small` has two layers of width 128.
 """
 
 from collections.abc import Iterable
@@ -29,19 +30,20 @@ SMALLEST = 1e-30  # a probability whose logarithm is still a number
 
 
 class LanguageModel(Task):
-    """Predicts each token of a sequence from those before it; a row is a token.
+    """Predicts each token of a sequence from the tokens before it. A row of the output is a token.
 
-    A sequence begins without memory of the one before it. Where the embedding is as wide as the last
-    layer, the two share their weights (Press and Wolf, 2017): all sizes but the LSTM of the paper.
+    Each sequence starts without memory of the previous one. If the embedding is as wide as the last
+    layer, the embedding and the decoder share their weights (Press and Wolf, 2017). This is the case for
+    all networks except the LSTM of preset `paper`.
 
     Args:
-        vocabulary_size: V, of the data.
-        sequence_length: T, the longest sequence, of the data.
-        architecture: of the network.
-        preset: its size.
-        optimizer: with its usual settings but for `lr`.
+        vocabulary_size: V, the size of the vocabulary. The data give it.
+        sequence_length: T, the length of the longest sequence. The data give it.
+        architecture: the architecture of the network.
+        preset: the size of the network.
+        optimizer: the optimizer. All its settings except `lr` are torch's defaults.
         lr: the learning rate.
-        dropout: on the embeddings and on what each layer gives.
+        dropout: the dropout rate of the embeddings and of the output of each layer.
     """
 
     loss_name = "cross-entropy (nats/token)"
@@ -77,13 +79,13 @@ class LanguageModel(Task):
             self.decoder.weight = self.embedding.weight
 
     def forward(self, batch: Any) -> Tensor:
-        """Logits [B T, V] of a batch with `tokens` [B, T]."""
+        """Returns the logits [B T, V] of a batch with `tokens` [B, T]."""
         hidden = self.network(self.dropout(self.embedding(batch.tokens)))
         logits: Tensor = self.decoder(hidden.flatten(0, 1))
         return logits
 
     def labels(self, batch: Any) -> Tensor:
-        """The tokens to predict, int64 [B T]."""
+        """Returns the tokens to predict, int64 [B T]."""
         targets: Tensor = batch.targets
         return targets.flatten()
 
@@ -110,7 +112,10 @@ class LanguageModel(Task):
 
 
 class Perplexity(Metric):
-    """exp of the mean surprise, in nats, at the tokens that came; updated with rows [N, V] and [N]."""
+    """The perplexity: exp of the mean of -log(probability of the token), in nats.
+
+    It is updated with probabilities [N, V] and labels [N].
+    """
 
     surprise: Tensor
     tokens: Tensor
@@ -131,7 +136,7 @@ class Perplexity(Metric):
 
 
 class LSTM(nn.Module):
-    """LSTM layers, each followed by layer normalisation, or (not `fused`) with it in its gates."""
+    """LSTM layers with layer normalisation: after each layer if `fused`, otherwise in its gates."""
 
     def __init__(self, width: int, hidden: int, layers: int, dropout: float, fused: bool) -> None:
         super().__init__()
@@ -142,14 +147,14 @@ class LSTM(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, sequence: Tensor) -> Tensor:
-        """From [B, T, width] to [B, T, hidden]."""
+        """Maps [B, T, width] to [B, T, hidden]."""
         for layer in self.layers:
             sequence = self.dropout(layer(sequence))
         return sequence
 
 
 class FusedLSTM(nn.Module):
-    """One layer of torch's LSTM and the normalisation of what it gives."""
+    """One layer of torch's LSTM, followed by layer normalisation."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -190,7 +195,7 @@ class LayerNormLSTM(nn.Module):
 
 
 class GPT(nn.Module):
-    """Causal self-attention and a feed-forward part, `layers` times, with learnt positions."""
+    """A transformer decoder with `layers` blocks and learnt position embeddings."""
 
     def __init__(self, width: int, heads: int, layers: int, dropout: float, length: int) -> None:
         super().__init__()
@@ -199,13 +204,13 @@ class GPT(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, sequence: Tensor) -> Tensor:
-        """From [B, T, width] to [B, T, width]."""
+        """Maps [B, T, width] to [B, T, width]."""
         normalised: Tensor = self.norm(self.blocks(sequence + self.positions[: sequence.shape[1]]))
         return normalised
 
 
 class Block(nn.Module):
-    """x <- x + attention(LN(x)), x <- x + feed-forward(LN(x))."""
+    """A block of the decoder: x <- x + attention(LN(x)), then x <- x + feed-forward(LN(x))."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
