@@ -6,14 +6,12 @@ commands such as `results` do not need them.
 
 import argparse
 import os
-import sys
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from paceline.benchmarks.trials.addresses import masked
 from paceline.benchmarks.trials.display import console
 from paceline.home import home, make_ready
 
@@ -231,7 +229,8 @@ def download(options: argparse.Namespace) -> int:
 
         fetch(wanted, folder, show)
     console.print(
-        f"whole and checked in {folder}; next: {wanted.use.format(folder=folder)}", soft_wrap=True
+        f"whole and checked in {folder}; next: paceline {wanted.use.format(folder=folder)}",
+        soft_wrap=True,
     )
     return 0
 
@@ -258,41 +257,6 @@ def list_all(_: argparse.Namespace) -> int:
             grid.add_row(name, text)
         console.print(grid)
         console.print()
-    return 0
-
-
-def ui(options: argparse.Namespace) -> int:
-    from paceline.benchmarks.trials.store import open_store
-
-    uri = open_store(options.store).tracking_uri
-    if not uri.startswith("http"):
-        _serve(uri, options.port)
-    print(f"MLflow: {masked(uri)}  (a server that runs already; open it in a browser)")
-    return 0
-
-
-def _serve(uri: str, port: int) -> NoReturn:
-    """Replaces this process by the MLflow server, so that a signal ends the server itself."""
-    server = [sys.executable, "-m", "mlflow", "server"]
-    server += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    environment = os.environ | {
-        # Jobs evaluate language models. Without them the server starts in half the time.
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        # The URI may contain a password, and every user of the machine can read the arguments.
-        "MLFLOW_BACKEND_STORE_URI": uri,
-    }
-    print(f"MLflow: http://127.0.0.1:{port}  (Ctrl-C ends it)", flush=True)
-    os.execve(sys.executable, server, environment)
-
-
-def dashboard(options: argparse.Namespace) -> int:
-    from optuna_dashboard import run_server
-
-    from paceline.benchmarks.sweeps.studies import Studies
-
-    storage = Studies(options.studies).storage
-    print(f"Optuna: http://127.0.0.1:{options.port}  (Ctrl-C ends it)", flush=True)
-    run_server(storage, host="127.0.0.1", port=options.port)
     return 0
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import io
-import logging
 import os
 import sys
 import traceback
@@ -11,16 +10,10 @@ from typing import Any
 
 from rich.console import Console
 
-from paceline.benchmarks.cli import commands
+from paceline.benchmarks.cli import commands, pages
 from paceline.benchmarks.trials.addresses import masked
 from paceline.home import default_store, default_studies
 from paceline.reports.measures.link import DEFAULT, PRESETS
-
-# Hide the log messages of MLflow.
-logging.getLogger("alembic").setLevel(logging.WARNING)
-os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 METERS = {
     "communication": "how the bytes of each algorithm grow with the model and the number of workers",
@@ -208,7 +201,7 @@ def parser() -> argparse.ArgumentParser:
     ui.add_argument(
         "--port", type=int, default=5000, help="the port of the page. Default: %(default)s"
     )
-    ui.set_defaults(command=commands.ui)
+    ui.set_defaults(command=pages.ui)
 
     dashboard = verbs.add_parser(
         "dashboard", parents=[anywhere, studies], help="serve the Optuna page on this machine"
@@ -216,7 +209,7 @@ def parser() -> argparse.ArgumentParser:
     dashboard.add_argument(
         "--port", type=int, default=8080, help="the port of the page. Default: %(default)s"
     )
-    dashboard.set_defaults(command=commands.dashboard)
+    dashboard.set_defaults(command=pages.dashboard)
 
     doctor = verbs.add_parser(
         "doctor", parents=[anywhere], help="check that trials can run on this machine"

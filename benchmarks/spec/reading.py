@@ -88,8 +88,8 @@ def fields(name: str) -> list[tuple[str, Any, str]]:
 
 
 def _help_of(action: Any) -> str:
-    text = str(action.help or "")
-    return "" if text == "==SUPPRESS==" else text.partition(" (type:")[0].strip()
+    text = " ".join(str(action.help or "").split())
+    return "" if text == "==SUPPRESS==" else text.partition(" (type:")[0]
 
 
 def _with_keys(path: Path, raw: dict[str, Any]) -> tuple[dict[str, Any], Labels]:

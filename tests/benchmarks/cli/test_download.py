@@ -246,7 +246,7 @@ def test_fashion_mnist_arrives_as_it_was_published(site, tmp_path) -> None:
         site.files[name] = (folder / name).read_bytes()
     done = command(site.address, "fashion-mnist", "--to", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert f"next: run fashion-mnist --data {tmp_path}" in done.stdout
+    assert f"next: paceline run fashion-mnist --data {tmp_path}" in done.stdout
     for name, content in site.files.items():
         if not name.startswith("set/"):
             assert (tmp_path / name).read_bytes() == content
