@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # importing it takes seconds, and a table of results does not
     from paceline.benchmarks.trials.rerun import Rerun
 
 RUN_DIGITS = 8  # digits shown of a run's id, as in the report; `rerun` accepts them
+ONLY_WHERE_THEY_VARY = {"seed": "seed", "status": "status"}
 
 
 def comparison(rerun: "Rerun") -> Table:
@@ -66,6 +67,11 @@ def changes(before: Results, after: Results) -> Table:
     return grid
 
 
+def _varies(results: Results, column: str) -> bool:
+    values = set(results.trials[column])
+    return len(values) > 1 or (column == "status" and values != {"FINISHED"})
+
+
 def table(results: Results) -> Table:
     """Returns the trials of a benchmark as a table for the terminal."""
     to_target = {
@@ -73,11 +79,14 @@ def table(results: Results) -> Table:
         "time_to_target_s": "seconds to target",
         "modelled_time_to_target_s": f"modelled, {results.link}",
     }
+    # A column that is the same in every row would only take room from the others.
+    several = {
+        name: title for name, title in ONLY_WHERE_THEY_VARY.items() if _varies(results, name)
+    }
     shown = {
         "algorithm": "algorithm",
         "workers": "workers",
-        "seed": "seed",
-        "status": "status",
+        **several,
         **({} if target(results) is None else to_target),
         "examples_per_s": "examples/s",
         "bytes_sent_per_worker": "MB sent/worker",
@@ -102,7 +111,8 @@ def table(results: Results) -> Table:
     numbers = {remark: i for i, remark in enumerate(remarked(results.trials), start=1)}
     for column, title in shown.items():
         names = column in ("algorithm", "status")
-        grid.add_column(title, justify="left" if names else "right", no_wrap=names)
+        widest = max(map(len, title.split()))
+        grid.add_column(title, justify="left" if names else "right", min_width=widest)
     for _, row in results.trials.iterrows():
         cells = []
         for column in shown:

@@ -106,13 +106,6 @@ def _prepared(trials: Sequence[Trial]) -> LightningDataModule:
                 raise ConfigError(f"algorithms.{trial.label}: {error}") from error
     if stages := {trial.zero_stage for trial in trials} - {0}:
         check_under_zero(workload.task, task, min(stages))
-    for trial in trials:
-        together = trial.workers if trial.algorithm_class.one_model else trial.layout.ranks
-        if len(dataset) < together:
-            raise ConfigError(
-                f"{workload.data}: the {len(dataset)} validation examples cannot be divided among"
-                f" {together} workers ({trial.label}); give more, or take fewer workers"
-            )
     return data
 
 

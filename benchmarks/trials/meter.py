@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from paceline.lightning_modules.backend.algorithm import Algorithm, Undefined
 from paceline.lightning_modules.backend.clock import Clock
 from paceline.lightning_modules.backend.phases import TRAINING
+from paceline.lightning_modules.backend.precision import in_dtype_of
 from paceline.lightning_modules.backend.strategy import DeepSpeedBackend
 
 LOSSES = 256  # summed at once, because one sum costs as much as all other measuring in a step
@@ -181,7 +182,7 @@ class Meter(Callback):
         for batch in self.to_predict:
             if not room:
                 break
-            batch = self.backend.batch_to_device(batch)
+            batch = in_dtype_of(algorithm.task, self.backend.batch_to_device(batch))
             for name, predicted in algorithm.predictions(batch).items():
                 kept = parts.setdefault(name, [])
                 a_row = predicted[0].numel()

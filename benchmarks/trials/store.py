@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from paceline.benchmarks.trials.addresses import masked
 
 OPENING_S = 5  # seconds within which a server has to answer the first request
+LOCK = 0x9ACD  # any number that no other program locks in the same database
 PATIENCE_S = 60.0  # seconds for which a known database may be unavailable
 _connected: set[str] = set()
 
@@ -32,8 +33,8 @@ class StoreError(RuntimeError):
 def open_store(uri: str, create: bool = True) -> MlflowClient:
     """Returns a client of the store at `uri`. If it is a sqlite file that does not exist, creates it.
 
-    Only one process at a time opens a sqlite file, because several first writers would corrupt the
-    migrations of a new file.
+    Only one process at a time opens a database, because several first writers would all create its
+    tables.
 
     Args:
         uri: the URI of the store, as MLflow takes it.
@@ -46,20 +47,31 @@ def open_store(uri: str, create: bool = True) -> MlflowClient:
     file = file.partition("?")[0]
     if scheme == "sqlite" and not create and not Path(file).exists():
         raise StoreError(f"no store at {masked(uri)}: no benchmark has been run into it yet")
-    lock = FileLock(f"{file}.lock") if scheme == "sqlite" else nullcontext()
     try:
-        with lock, answering_within(OPENING_S):
-            if uri.startswith("postgresql"):
-                # If no server answers, MLflow would try for minutes.
-                once = sqlalchemy.create_engine(uri, connect_args={"connect_timeout": OPENING_S})
-                once.connect().close()
-                once.dispose()
+        with _alone(uri, file), answering_within(OPENING_S):
             client = MlflowClient(uri)
             client.search_experiments(max_results=1)
     except (MlflowException, ModuleNotFoundError, SQLAlchemyError) as error:
         reason = masked(_reason(error))
         raise StoreError(f"MLflow cannot open the store {masked(uri)}: {reason}") from error
     return client
+
+
+@contextmanager
+def _alone(uri: str, file: str) -> Iterator[None]:
+    """Keeps other processes from opening the same database until the block ends."""
+    if uri.startswith("sqlite"):
+        with FileLock(f"{file}.lock"):
+            yield
+    elif uri.startswith("postgresql"):
+        # It also shows soon if no server answers: MLflow would try for minutes.
+        engine = sqlalchemy.create_engine(uri, connect_args={"connect_timeout": OPENING_S})
+        with engine.connect() as connection:
+            connection.execute(sqlalchemy.text(f"SELECT pg_advisory_xact_lock({LOCK})"))
+            yield
+        engine.dispose()
+    else:
+        yield
 
 
 def _reason(error: Exception) -> str:

@@ -229,8 +229,8 @@ class Algorithm(LightningModule):
                 cast(Metric, metric).process_group = self.backend.groups.replica
 
     def _add_evaluation(self, what: str) -> None:
-        # By default, torchmetrics would leave NaN out of the mean.
-        self.evaluation[f"{what}_loss"] = MeanMetric(nan_strategy="disable")
+        # By default, torchmetrics leaves NaN out of the mean. Its strategy "disable" ignores weights.
+        self.evaluation[f"{what}_loss"] = MeanMetric(nan_strategy=math.nan)
         self.evaluation[f"{what}_metric"] = self.task.metric()
 
     def _evaluate(self, what: str, logits: Tensor, labels: Tensor, index: int) -> None:

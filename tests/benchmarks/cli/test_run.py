@@ -132,7 +132,7 @@ def test_a_fault_that_was_asked_for_fails_the_trials_that_have_its_rank(copied):
 
 def test_mistakes_exit_with_2_and_one_line(finished):
     for arguments, message in {
-        ("rerun", "nonesuch"): "error: no run 'nonesuch' in this store; `results` shows the ids\n",
+        ("rerun", "nonesuch"): "error: 'nonesuch' is no run's id; `results` shows them\n",
         ("run", "nonesuch"): "error: no benchmark 'nonesuch'; `list` shows them all\n",
         ("results", "criteo"): "error: no run of benchmark 'criteo' in this store;"
         " `run criteo` makes one\n",

@@ -188,8 +188,8 @@ def test_a_task_without_a_method(model_file, base: str, name: str, call: str) ->
         (
             "part[1437:] for part",
             "part[1437:1438] for part",
-            "MyData: the 1 validation examples cannot be divided among 2 workers (admm); give more,"
-            " or take fewer workers",
+            "MyData: val_dataloader() has 1 examples, fewer than the 2 workers of admm, 2 workers, seed"
+            " 0; give more rows or set --scale.workers",
         ),
         (
             "return self.network(batch[0])",

@@ -190,6 +190,7 @@ def test_several_objectives_give_a_front_of_configurations_trained_on_every_seed
 
 LINK = "--link=wan-100m-50ms"
 BOWL = f"""
+name: small # the draws of a study follow from its title; under other titles, 12 may not be enough
 workload:
   data: {{class: "{WORKLOAD}:LinearRule", rows: 1000}}
   task: {{class: "{WORKLOAD}:Bowl"}}
@@ -213,7 +214,7 @@ def test_every_algorithm_finds_a_known_learning_rate_in_the_default_budget(tmp_p
     process = checkout.begin()
     out, _ = output_of(process)
     assert process.returncode == 0, out
-    studies = load(checkout.client, "tiny-sweep").benchmark["sweep"]["studies"]
+    studies = load(checkout.client, "small-sweep").benchmark["sweep"]["studies"]
     assert len(studies) == 6
     for study in studies:
         trials = {trial["number"]: trial for trial in study["trials"]}

@@ -16,7 +16,8 @@ from paceline.benchmarks.trials.rank import build
 from paceline.lightning_modules.backend import randomness
 from paceline.lightning_modules.backend.launch import RankFailed
 from tests.models import Drawn
-from tests.workload import LinearRule, Plan, Tower, run_ranks, train, trial
+from tests.ranks import Plan, run_ranks, train
+from tests.workload import LinearRule, Tower, trial
 
 STEPS = 20
 

@@ -13,17 +13,8 @@ from paceline.datasets.partition import Partition
 from paceline.lightning_modules.backend.launch import RankFailed
 from paceline.lightning_modules.backend.state import State, groups, pack, tensors, unpack
 from tests.models import Exact, Normalised
-from tests.workload import (
-    VALIDATION_ROWS,
-    LinearRule,
-    Plan,
-    Tower,
-    draw,
-    relative_distance,
-    run_ranks,
-    train,
-    trial,
-)
+from tests.ranks import Plan, relative_distance, run_ranks, train
+from tests.workload import VALIDATION_ROWS, LinearRule, Tower, draw, trial
 
 STEPS = 40
 

@@ -42,5 +42,5 @@ def test_claims_are_told_by_the_benchmark_that_tests_them(
     plan = benchmark("claims", {"sync_sgd": [2, 4]}, [0, 1])
     tested = fill(client, plan, lambda _: [0.7, 0.45])
     (table,) = [table for table in given(tested)["tables"] if table["title"] == "Claims"]
-    assert {row[0]["text"] for row in table["rows"]} == {"not run"}
+    assert {row[0]["text"] for row in table["rows"]} == {"not judged"}
     assert len(table["rows"]) == sum(claim.benchmark == "claims" for claim in read_claims()) > 1
