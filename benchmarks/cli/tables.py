@@ -1,7 +1,7 @@
 """The tables of the terminal: results, comparisons of two runs, and the outcome of a rerun."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rich.markup import escape
 from rich.table import Table
@@ -112,7 +112,8 @@ def table(results: Results) -> Table:
     for column, title in shown.items():
         names = column in ("algorithm", "status")
         widest = max(map(len, title.split()))
-        grid.add_column(title, justify="left" if names else "right", min_width=widest)
+        side: Literal["left", "right"] = "left" if names else "right"
+        grid.add_column(title, justify=side, min_width=widest, no_wrap=names)
     for _, row in results.trials.iterrows():
         cells = []
         for column in shown:
