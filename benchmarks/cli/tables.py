@@ -3,7 +3,6 @@
 import math
 from typing import TYPE_CHECKING, Literal
 
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -36,7 +35,7 @@ def differences(before: Results, after: Results) -> Table:
     """Returns a table of the settings and facts that differ between two runs."""
     grid = Table("what differs", before.run_id[:8], after.run_id[:8], title="before and after")
     for name, values in compare.differences(before, after).items():
-        grid.add_row(name, *("–" if value is None else escape(str(value)) for value in values))
+        grid.add_row(name, *("–" if value is None else Text(str(value)) for value in values))
     if not grid.rows:
         grid.add_row("nothing", "", "")
     return grid
@@ -105,7 +104,7 @@ def table(results: Results) -> Table:
         "final_metric": "{:.4f}",
     }
     grid = Table(
-        title=escape(f"{results.benchmark['name']}: {results.benchmark['data']['name']}"),
+        title=Text(f"{results.benchmark['name']}: {results.benchmark['data']['name']}"),
         caption_justify="left",
     )
     numbers = {remark: i for i, remark in enumerate(remarked(results.trials), start=1)}
@@ -130,9 +129,9 @@ def table(results: Results) -> Table:
         if row["oversubscribed"] is True:
             cells[list(shown).index("examples_per_s")] += "*"
         cells[0] += "".join(f" [{numbers[remark]}]" for remark in remarked(row.to_frame().T))
-        grid.add_row(*map(escape, cells))
+        grid.add_row(*map(Text, cells))
     told = [f"[{number}] {remark}: {MEANING[remark]}" for remark, number in numbers.items()]
     if any_oversubscribed(results.trials):
         told.insert(0, "* more ranks than cores: wall-clock speedup says nothing here")
-    grid.caption = escape("\n".join(told)) or None
+    grid.caption = Text("\n".join(told)) if told else None
     return grid

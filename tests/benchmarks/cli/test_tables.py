@@ -40,7 +40,7 @@ def test_a_remark_stands_beside_its_row_and_is_told_below(client: MlflowClient) 
     assert "sync_sgd [1]" in text
     assert "baseline [1]" not in text
     assert "[1] exchanged nothing: no worker sent anything" in " ".join(text.split())
-    assert {"best", "final", "AUROC"} <= set(text.replace("┃", " ").split())
+    assert {"best", "final", "loss"} <= set(text.replace("┃", " ").split())
 
 
 def test_without_a_target_there_are_no_columns_for_one(client: MlflowClient) -> None:
