@@ -1,6 +1,7 @@
 """Sweeps from the command line, in processes of their own, over stores of their own."""
 
 import subprocess
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,13 @@ class Sweep(Checkout):
 
     def opened(self) -> dict[str, optuna.Study]:
         """The studies by name."""
-        storage = Studies(self.studies).storage
-        names = optuna.get_all_study_names(storage)
-        return {name: optuna.load_study(study_name=name, storage=storage) for name in names}
+        names = optuna.get_all_study_names(self.storage)
+        return {name: optuna.load_study(study_name=name, storage=self.storage) for name in names}
+
+    @cached_property
+    def storage(self) -> optuna.storages.BaseStorage:
+        """Optuna's, opened once: each opening takes connections to a database, which has 100."""
+        return Studies(self.studies).storage
 
     def states(self, name: str) -> list[str]:
         """How the trials ended that the study whose name holds `name` counts."""

@@ -26,9 +26,7 @@ LATE_IMPORTS = (
 # For glibc: keep freed memory. By default, glibc gets every block of 32 MiB or more anew from the kernel.
 # Page faults then take half the time of an all-gather of 16 MB. A process reads both variables when it
 # starts, so they must be set before the fork server starts.
-# For Python: all ranks iterate over a set of strings in the same order, also in a repetition.
 ENVIRONMENT = {
-    "PYTHONHASHSEED": "0",
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
 }
@@ -133,6 +131,9 @@ def start_fork_server(*modules: str) -> None:
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # All ranks iterate over a set of strings in the same order, also in a repetition. Programs such as
+    # tox draw a seed for every command, so a seed that is set already is replaced.
+    os.environ["PYTHONHASHSEED"] = "0"
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*modules, *LATE_IMPORTS])
     forkserver.ensure_running()
