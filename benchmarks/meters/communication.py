@@ -96,8 +96,10 @@ def trials(hash_size: int, workers: int) -> list[Trial]:
 def measure(trial: Trial, display: TerminalDisplay) -> dict[str, Any]:
     """Runs a trial and returns its algorithm, p, N and the bytes that a worker sends in an exchange.
 
-    The bytes are those of the formula (`expected`), of the ledger (`sent`) and of the kernel (`kernel`).
-    The count of the kernel includes the few bytes of the rendezvous and of the measurement itself.
+    The bytes are those of the formula (`expected`), of the algorithm's own arithmetic (`computed`), of
+    the ledger (`sent`) and of the kernel (`kernel`). The first two differ for Downpour, because the
+    formula assumes shards of one size and workers that take equally many steps. The kernel also counts
+    the few bytes of the rendezvous and of the measurement itself.
     """
     data = trial.workload.data.build()
     data.prepare_data()
@@ -116,6 +118,7 @@ def measure(trial: Trial, display: TerminalDisplay) -> dict[str, Any]:
         "p": p,
         "n": n,
         "expected": cost.worker_bytes(p, n),
+        "computed": sum(r["expected_bytes_per_worker"] for r in results.values()) / exchanges,
         "sent": sent / exchanges,
         "kernel": (kernel - other) / exchanges,
     }

@@ -1,6 +1,5 @@
 """The objectives that a sweep minimises, computed from the trials of one configuration."""
 
-import itertools
 import math
 from collections.abc import Sequence
 from statistics import fmean
@@ -10,8 +9,8 @@ from optuna.trial import FrozenTrial
 from paceline.benchmarks.spec.settings import Objective
 from paceline.benchmarks.trials.runner import Ended
 from paceline.reports.measures.link import Link, modelled_seconds
+from paceline.reports.measures.retrains import mean_churn
 from paceline.reports.measures.scoring import TO_TARGET, reached
-from paceline.reports.measures.statistics import churn
 
 # The objectives whose value follows from the curve alone once the target is reached.
 DECIDED_AT_TARGET = ("time_to_target_s", "bytes_to_target")
@@ -36,8 +35,8 @@ def value(name: Objective, trials: list[Ended], target: float | None, link: Link
     """
     match name:
         case "churn":
-            served = [trial.predictions["model"] for trial in trials]
-            return fmean(itertools.starmap(churn, itertools.combinations(served, 2)))
+            served = {i: trial.predictions["model"] for i, trial in enumerate(trials)}
+            return mean_churn(served, served)
         case "final_loss":
             return fmean(trial.figures["final_loss"] for trial in trials)
         case "modelled_time_to_target_s":

@@ -43,7 +43,7 @@ def question(results: Results) -> str:
     which = f"Which of {counted(len(configurations(results.trials)), 'configuration')}"
     loss, goal = results.benchmark["loss_name"], target(results)
     if goal is None:
-        return f"{which} comes to the lowest validation {loss} within the budget?"
+        return f"{which} reaches the lowest validation {loss} within the budget?"
     return (
         f"{which} reaches a validation {loss} of at most {goal:g} soonest, and which sends the fewest"
         " bytes until then?"
@@ -128,21 +128,21 @@ def _verdict(results: Results, ranking: Ranking, column: str, what: str, shown: 
     if lead is None or lead.found.repetitions < 2:
         near = ", within one evaluation of each other" if lead and not lead.resolved else ""
         return (
-            f"{what}: no winner can be named from one seed; first comes {told(first)}, then"
+            f"{what}: one seed cannot show a winner. The first is {told(first)}, the second is"
             f" {told(ranking.next)}{near}."
         )
     kind = "difference" if isinstance(lead.found, Difference) else "ratio"
     if ranking.winner:
         return (
-            f"{what}: {told(first)}; its {kind} to the next, {told(ranking.next)}, is {lead.found}."
+            f"{what}: {told(first)}. Its {kind} to the next, {told(ranking.next)}, is {lead.found}."
         )
     tied = [told(group) for group in ranking.least]
     if len(tied) > NAMED:
         tied = [*tied[: NAMED - 1], f"{len(tied) - NAMED + 1} others"]
     remedy = _remedy(first[2], ranking.next[2], column, lead)
     return (
-        f"{what}: no winner, as {listed(tied)} cannot be told apart; the {kind} of the first two is"
-        f" {lead.found}{remedy}."
+        f"{what}: there is no winner, because {listed(tied)} cannot be told apart. The {kind} of the"
+        f" first two is {lead.found}{remedy}."
     )
 
 
@@ -182,11 +182,11 @@ def scope(results: Results) -> str:
         tuned = counted(results.benchmark["sweep"]["settings"]["trials"], "trial")
         tuning = f"each algorithm tuned with {tuned} a study"
     else:
-        tuning = "settings as given, none of them tuned by this benchmark"
+        tuning = "settings that this benchmark did not tune"
     synthetic = " (synthetic)" if data["synthetic"] else ""
     return (
         f"This holds for {model} on {data['name']}{synthetic}, {data['train_rows']:,} rows to train, on"
         f" {listed(workers)} {'worker' if workers == [1] else 'workers'} of {hardware['cpu']},"
-        f" {counted(hardware['cores'], 'core')}, {gpus}, with times {kinds}, and {tuning}. It is no"
-        " statement on other models, data, machines or links."
+        f" {counted(hardware['cores'], 'core')}, {gpus}, with times {kinds}, and {tuning}. It says"
+        " nothing about other models, data, machines or links."
     )

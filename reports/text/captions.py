@@ -37,17 +37,19 @@ def captions(results: Results) -> dict[str, tuple[str, str]]:
 
 def _of_curves(results: Results) -> dict[str, tuple[str, str]]:
     lines = (
-        "Lines are means over seeds, bands reach from the least to the greatest."
+        "Lines are means over seeds. Bands reach from the smallest to the largest value."
         if several_seeds(results)
         else "One seed."
     )
     if (results.trials["status"] != "FINISHED").any():
-        lines += " A cross ends the thin curve of a trial that did not finish."
-    lines += " The first, high losses may lie above the axis."
+        lines += " A thin curve that ends in a cross belongs to a trial that did not finish."
+    lines += " The high losses at the beginning may lie above the axis."
     cut = lines + _hollow(results)
     baseline = ""
     if "baseline" in set(results.trials["algorithm"]):
-        baseline = " The baseline is the same in every panel, and cut off where it goes on alone."
+        baseline = (
+            " The baseline is the same in every panel. It is cut off where all others have ended."
+        )
     crowded = _crowded(results)
     return {
         "loss_against_steps": (
@@ -56,16 +58,16 @@ def _of_curves(results: Results) -> dict[str, tuple[str, str]]:
         ),
         "loss_against_examples": (
             "Validation loss against examples",
-            f"Validation loss against the examples that all workers together have trained on. {cut}",
+            f"Validation loss against the number of examples that all workers together have used. {cut}",
         ),
         "loss_against_seconds": (
             "Validation loss against training time",
-            f"Validation loss against training time, evaluation excluded.{baseline} {lines}{crowded}",
+            f"Validation loss against training time without evaluation.{baseline} {lines}{crowded}",
         ),
         "loss_against_bytes": (
             "Validation loss against bytes sent",
-            "Validation loss against the bytes that a worker has sent, the mean over workers, on a"
-            f" logarithmic axis. {cut}",
+            "Validation loss against the bytes that a worker has sent. They are the mean over workers."
+            f" The axis is logarithmic. {cut}",
         ),
     }
 
@@ -73,16 +75,16 @@ def _of_curves(results: Results) -> dict[str, tuple[str, str]]:
 def _of_scaling(results: Results, times: Timing) -> dict[str, tuple[str, str]]:
     """The headings and captions of the figures that compare times of one kind."""
     bars = (
-        " Points are means over seeds, bars reach from the least to the greatest."
+        " Points are means over seeds. Bars reach from the smallest to the largest value."
         if several_seeds(results)
         else " One seed."
     )
     base, rate = _reference(results, times)
     missed = ""
     if without_target(results):
-        missed = " A cross: a trial ended without the target; a mean is of those that reached it."
+        missed = " A cross marks a trial that ended without the target. Means are over the others."
     shared = (
-        "each worker takes a batch of its own, so steps grow with the workers"
+        "each worker takes a batch of its own, so a step of more workers uses more examples"
         if results.benchmark["benchmark"]["scale"]["scaling"] == "weak"
         else "the workers share a batch of the same size"
     )
@@ -90,26 +92,26 @@ def _of_scaling(results: Results, times: Timing) -> dict[str, tuple[str, str]]:
     key, head = ("", "") if times == MEASURED else ("_modelled", f", {times.how}")
     goal = target(results) is not None
     to_target = (
-        "; statistical efficiency, the examples that it needs to the target by those needed here; and the"
-        " time to the target"
+        "; statistical efficiency, which is the number of examples to the target of the reference divided"
+        " by that of the configuration; and the time to the target"
     )
     return {
         f"efficiency{key}": (
             f"Efficiency{' and time to the target' if goal else ''}{head}",
-            f"Relative to {base}: hardware efficiency, the examples/s of one worker"
-            f"{to_target if goal else ''}. Marks of different algorithms stand side by side to be told"
-            f" apart.{missed}{bars}{kind}",
+            f"The reference is {base}. The panels show hardware efficiency, which is the examples/s of"
+            f" one worker relative to the reference{to_target if goal else ''}. Marks of different"
+            f" algorithms are shifted sideways so that all are visible.{missed}{bars}{kind}",
         ),
         f"pareto{key}": (
             f"Time against bytes{head}",
-            "Training time against the bytes that a worker sends, both until the target, of the"
-            " configurations that reached it with every seed. No configuration on the front is beaten"
-            " in both by the mean of another; whether two can be told apart, the table of ratios"
-            f" says.{bars}{kind}",
+            "Training time against the bytes that a worker sends, both until the target. The figure shows"
+            " the configurations that reached the target with every seed. For a configuration on the"
+            " front, no other has a lower mean of both. The table of ratios shows which configurations"
+            f" differ.{bars}{kind}",
         ),
         f"speedup{key}": (
             f"Speedup{head}",
-            f"Training throughput relative to {base}{rate}; {shared}.{bars}{kind}",
+            f"Training throughput relative to {base}{rate}. In this benchmark, {shared}.{bars}{kind}",
         ),
     }
 
@@ -118,9 +120,9 @@ def _of_bytes(results: Results) -> dict[str, tuple[str, str]]:
     return {
         "bytes_sent": (
             "Communication",
-            "Bytes that a worker sent while it trained, the mean over workers and seeds: measured"
-            " (coloured mark) and expected by the algorithm's own arithmetic (grey bar). A single"
-            f" worker sends nothing.{_hollow(results)}",
+            "Bytes that a worker sent during training, as the mean over workers and seeds. Coloured marks"
+            " are measured. Grey bars are computed from the algorithm. A single worker sends nothing."
+            f"{_hollow(results)}",
         ),
     }
 
@@ -131,19 +133,21 @@ def _of_exchanges(results: Results) -> dict[str, tuple[str, str]]:
     return {
         "staleness": (
             "Downpour: staleness",
-            "Updates that a shard of the parameter server made between a worker's fetch and its push,"
-            f" over the pushes to all shards; the dashed line is their mean.{pooled}",
+            "The staleness of a push is the number of pushes of other workers that a shard has applied"
+            " since the worker last fetched from it. The figure shows its distribution over the pushes to"
+            f" all shards. The dashed line is the mean.{pooled}",
         ),
         "residuals": (
             "ADMM: residuals",
-            "Norms of the primal residual, how far the replicas are from their consensus, and of the"
-            " dual residual, rho times how far the consensus moved in the latest exchange, on a"
-            f" logarithmic axis.{seeds}",
+            "The norm of the primal residual is the distance of the replicas from their consensus. The"
+            " norm of the dual residual is rho times the distance that the consensus moved in the latest"
+            f" exchange. The axis is logarithmic.{seeds}",
         ),
         "divergence": (
             "Model averaging: divergence",
-            "Distance of a replica from the average of all at each evaluation, relative to the norm of"
-            f" the average and the mean over replicas, on a logarithmic axis.{seeds}",
+            "The distance of a replica from the average of all replicas, relative to the norm of the"
+            f" average, at each evaluation. It is the mean over replicas. The axis is"
+            f" logarithmic.{seeds}",
         ),
     }
 
@@ -152,10 +156,10 @@ def _of_retrains(results: Results) -> dict[str, tuple[str, str]]:
     return {
         "churn_matrix": (
             "Churn",
-            "Mean absolute difference of predicted probabilities on the first validation rows, in"
-            " thousandths: on the diagonal (bold) between retrains that differ in their seed alone,"
-            " elsewhere between trials of two configurations with different seeds. Means over all such"
-            " pairs; of replicas that stay apart, the first.",
+            "Churn is the mean absolute difference of the predicted probabilities on the first validation"
+            " rows, here in thousandths. The diagonal (bold) compares retrains that differ only in their"
+            " seed. The other cells compare trials of two configurations with different seeds. All cells"
+            " are means over pairs. If replicas stay separate, the first replica is used.",
         ),
     }
 
@@ -172,24 +176,24 @@ def _reference(results: Results, times: Timing) -> tuple[str, str]:
 
 def _hollow(results: Results) -> str:
     crowded = any_oversubscribed(finished(results))
-    return " Hollow marks: more ranks than cores." if crowded else ""
+    return " Hollow marks are trials with more ranks than cores." if crowded else ""
 
 
 def _kind(results: Results, times: Timing) -> str:
     """The kind of times that a figure shows, if there are two kinds."""
     if times != MEASURED:
         return (
-            f" All times are modelled: what the slowest rank computes and then, over {results.link},"
-            f" what it sends.{_hollow(results)}"
+            " All times are modelled. A modelled time is the computing time of the slowest rank plus the"
+            f" time to send its bytes over {results.link}.{_hollow(results)}"
         )
     if not any_oversubscribed(finished(results)):
         return ""
     return (
-        " Times are measured; trials with more ranks than cores are left out, as the wall clock says"
-        " nothing there, and stand in the figure of modelled times."
+        " Times are measured. Trials with more ranks than cores are left out because their measured times"
+        " mean nothing. The figure of modelled times shows them."
     )
 
 
 def _crowded(results: Results) -> str:
     hollow = _hollow(results)
-    return f"{hollow[:-1]}, so the wall clock says nothing about speedup." if hollow else ""
+    return f"{hollow} Their measured times say nothing about speedup." if hollow else ""

@@ -106,24 +106,24 @@ def notes(results: Results) -> list[str]:
     told = []
     if target(results) is not None:
         told.append(
-            "A target is reached at the first evaluation at or below it; a difference below one"
-            " evaluation interval is none. A trial that failed or diverged missed it."
+            "A target is reached at the first evaluation at or below it. A difference of less than one"
+            " evaluation interval does not count. A trial that failed or diverged missed the target."
         )
-    told.append("Seconds are training time, the greatest over ranks, without evaluation.")
+    told.append("Seconds are training time without evaluation, as the maximum over ranks.")
     if several_seeds(results):
         told.append(
-            "Means over finished seeds, with the least and the greatest; 95 % intervals, not corrected"
-            " for many comparisons."
+            "Figures are means over finished seeds, with the smallest and the largest value. Intervals"
+            " are 95 % intervals and are not corrected for many comparisons."
         )
     if any_oversubscribed(finished(results)):
         told.append(
-            "† More ranks than cores: the ranks took turns, so their measured seconds say nothing, and"
-            " they are compared by modelled ones alone."
+            "† There were more ranks than cores, so the ranks took turns. Their measured seconds mean"
+            " nothing, and only their modelled seconds are compared."
         )
     entries = results.benchmark["benchmark"]["algorithms"]
     if own := [name for label, name in names(results).items() if entries[label].get("budget")]:
         told.append(
-            f"With a budget of {'its' if len(own) == 1 else 'their'} own: {listed(own)}. Final losses"
-            " are not after equally many examples."
+            f"{listed(own)} {'has a budget of its' if len(own) == 1 else 'have budgets of their'} own, so"
+            " final losses are not after the same number of examples."
         )
     return told

@@ -84,12 +84,13 @@ def ratios(results: Results) -> Table:
         rows = [[called(results, *k), *own] for k, own in zip(others, cells, strict=True)]
     return {
         "title": "Relative to the reference",
-        "note": f"Each figure over that of {name}: geometric mean over seeds and its 95 % interval,"
-        " Student's t on logs, paired by seed. Below 1 is less. Each interval is of one comparison"
-        " alone. A difference counts (bold) where the ratio differs from 1 after Holm's correction for"
-        f" the {len(rows)} comparisons of its column, and the two are at least one evaluation interval"
-        " apart. One seed has no interval. Modelled: what the slowest rank computes and then, over the"
-        " link, what it sends; it means something also where ranks outnumber cores."
+        "note": f"Each figure is divided by that of {name}. A ratio is the geometric mean over seeds with"
+        " its 95 % interval (Student's t on logs, paired by seed). A ratio below 1 means less. Each"
+        " interval is for one comparison. A ratio is bold if it differs from 1 after Holm's correction"
+        f" for the {len(rows)} comparisons of its column, and if the two figures are at least one"
+        " evaluation interval apart. With one seed there is no interval. A modelled time is the computing"
+        " time of the slowest rank plus the time to send its bytes over the link. It is meaningful even"
+        " if there are more ranks than cores."
         if rows
         else "",
         "widths": [2.4, *([2.0] * len(shown))],
@@ -156,14 +157,15 @@ def scaling(results: Results, times: Timing = MEASURED) -> Table:
     more = [f"efficiency on {n}" for n in counts if n > 1]
     return {
         "title": f"Scaling ({kind}, {times.how})",
-        "note": f"Each worker takes {what} at every step. Hardware efficiency: examples/s"
-        f" ({times.how}) of a worker over those of a worker of {name}, as in the figure; in brackets"
-        " scaling efficiency: over those of the same algorithm on one worker, or of the baseline where it"
-        " has none. Laws are fitted to all seeds and to speedups over that one worker, in relative terms,"
-        " with parameters of at least 0, where there are more numbers of workers beyond one than"
-        " parameters; in brackets the largest deviation of a point. Amdahl, of strong scaling alone: the"
-        " share of the work that is not shared out. Universal Scalability Law: contention, coherency and,"
-        " where that follows, the number of workers beyond which more are slower.",
+        "note": f"Each worker takes {what} at every step. Hardware efficiency is the examples/s"
+        f" ({times.how}) of one worker divided by those of one worker of {name}, as in the figure."
+        " Scaling efficiency, in brackets, divides by those of the same algorithm on one worker, or of"
+        " the baseline if the algorithm did not run on one. The laws are fitted to the speedups over that"
+        " one worker, with all seeds, by relative errors. Their parameters are at least 0. A law"
+        " is fitted only if there are more numbers of workers beyond one than parameters. The largest"
+        " deviation of a point is in brackets. Amdahl's law, for strong scaling only, gives the share of"
+        " the work that is not divided. The Universal Scalability Law gives contention, coherency and, if"
+        " it follows from them, the number of workers from which more workers are slower.",
         "widths": [2.4, *([1.2] * len(more)), *([3.0] * len(LAWS[kind]))],
         "header": ["algorithm", *more, *LAWS[kind]],
         "rows": rows,
@@ -208,10 +210,10 @@ def retrains(results: Results) -> Table:
             rows.append([called(results, algorithm, workers), seeds, f"{spread:.5f}", *cells])
     return {
         "title": "Would you get the same predictions if you trained again?",
-        "note": "Between trials that differ in their seed alone, on the first validation rows: churn is"
-        " the mean absolute difference of the predicted probabilities, disagreement the share of rows"
-        " with another label; means over the pairs of seeds. Of replicas that stay apart, it is that of"
-        " the first, and of the ensemble of all.",
+        "note": "The table compares trials that differ only in their seed, on the first validation rows."
+        " Churn is the mean absolute difference of the predicted probabilities. Disagreement is the share"
+        " of rows with a different label. Both are means over the pairs of seeds. If replicas stay"
+        " separate, the table shows the first replica and the ensemble of all.",
         "widths": [2.4, 0.8, 1.6, 1.3, 1.5, 1.5, 1.5],
         "header": [
             "configuration",
@@ -230,7 +232,7 @@ def sameness(results: Results) -> Table:
     """The table of the kinds of reproducibility."""
     return {
         "title": "Reproducibility",
-        "note": "Of the trials of this benchmark that finished. Equal weights are equal SHA-256 hashes.",
+        "note": "This is about the finished trials. Weights are equal if their SHA-256 hashes are equal.",
         "widths": [2.2, 5.0],
         "header": ["kind", "found"],
         "rows": [] if finished(results).empty else reproducibility(results),
@@ -256,12 +258,12 @@ def claims(results: Results) -> Table:
     ]
     return {
         "title": "Claims",
-        "note": "Reproduced: the 95 % interval of the ratio lies within the claim's bound, at the target"
-        f" and at targets {100 * BAND:g} % lower and higher; not reproduced: beyond it; inconclusive:"
-        " neither, or one seed. A trial that failed or missed the target needs more than it had spent."
-        " By construction: the ratio follows from how the algorithms are built, and checks the code."
-        f" Each verdict is on its own, not corrected for the {len(rows)} claims. On this workload, this"
-        " scale and these settings.",
+        "note": "A claim is reproduced if the 95 % interval of the ratio lies within its bound, at the"
+        f" target and at targets {100 * BAND:g} % lower and higher. It is not reproduced if the interval"
+        " lies beyond the bound. Otherwise, or with one seed, it is inconclusive. A trial that failed or"
+        " missed the target needs more than it had spent. By construction means that the ratio follows"
+        " from how the algorithms are built, so the verdict checks the code. Verdicts are not corrected"
+        f" for the {len(rows)} claims. They hold for this workload, this scale and these settings.",
         "widths": [1.2, 3.4, 2.2, 1.0, 1.6],
         "header": ["verdict", "claim", "tested by", "bound", "measured"],
         "rows": rows,

@@ -10,19 +10,19 @@ from paceline.reports.text.answer import NONE, Format
 CAPTIONS = {
     "tuning_history": (
         "How it was tuned",
-        "The first objective of each trial in the order in which they were drawn; the first is the"
-        " configuration of the benchmark's YAML. These trials chose the configuration and are not"
+        "The first objective of each trial, in the order of the trials. The first trial has the"
+        " configuration of the benchmark's YAML. These trials only chose the configuration. They are not"
         " scored.",
     ),
     "tuning_importance": (
         "What mattered",
-        "The share of each dimension in what makes trials good, by PED-ANOVA on the first objective; of"
-        " few trials it is rough.",
+        "The importance of each dimension for the first objective, by PED-ANOVA. With few trials it is a"
+        " rough estimate.",
     ),
     "tuning_front": (
         "Pareto fronts",
-        "The first two objectives of the trials that came to their end. Retrained is the one on the"
-        " front with the smallest product of objectives.",
+        "The first two objectives of the trials that ran to their end. The trial on the front with the"
+        " smallest product of objectives was retrained.",
     ),
 }
 
@@ -36,9 +36,9 @@ def protocol(results: Results) -> str:
     told = (
         f"Each study had a budget of {counted(settings['trials'], 'configuration')} to minimise {goals}"
         f" (sampler {settings['sampler']}{pruner}), trained on seed{many}"
-        f" {listed(settings['tuning_seeds'])}; the best of each was retrained on"
-        f" seed{'s' if len(settings['seeds']) > 1 else ''} {listed(settings['seeds'])}, and everything"
-        " else in this report is of those retrains alone."
+        f" {listed(settings['tuning_seeds'])}. The best of each was retrained on"
+        f" seed{'s' if len(settings['seeds']) > 1 else ''} {listed(settings['seeds'])}. Everything else"
+        " in this report is about these retrains only."
     )
     if left_out := results.benchmark["sweep"]["left_out"]:
         told += f" Left out: {'; '.join(left_out)}."

@@ -22,5 +22,7 @@ def test_two_workers_send_in_an_exchange_what_the_formula_says(label: str) -> No
     (trial,) = (trial for trial in trials(HASH_SIZES[0], 2) if trial.label == label)
     found = measure(trial, TerminalDisplay(Console(file=StringIO())))
     assert (found["p"], found["n"]) == (38_817, 2)
-    # Downpour's two shards differ by one parameter.
-    assert found["sent"] == pytest.approx(found["expected"], rel=1e-3)
+    assert found["sent"] == pytest.approx(found["computed"], rel=1e-3)
+    # Downpour's two shards are not equally large, and its workers need not take equally many steps.
+    if label != "downpour":
+        assert found["sent"] == pytest.approx(found["expected"], rel=1e-3)

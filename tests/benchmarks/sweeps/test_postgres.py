@@ -124,10 +124,11 @@ def test_of_two_sweeps_at_once_one_is_killed_and_no_trial_is_lost_or_doubled(che
 
 
 def has_just_begun(checkout: Sweep, host: str) -> bool:
-    """Whether a trial on that host is in its first second."""
+    """Whether a trial on that host has its parameters and is in its first second."""
     (study,) = (s for n, s in checkout.opened().items() if "retrains" not in n)
     return any(
-        trial.user_attrs.get(PROCESS, "").startswith(host)
+        trial.params
+        and trial.user_attrs.get(PROCESS, "").startswith(host)
         and datetime.now() - trial.datetime_start < timedelta(seconds=1)
         for trial in study.get_trials(states=(TrialState.RUNNING,))
     )

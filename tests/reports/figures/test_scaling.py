@@ -77,7 +77,7 @@ def test_the_table_has_the_efficiency_of_the_figure_and_names_the_other(
     ]
     (table,) = [t for t in given(results)["tables"] if t["title"] == "Scaling (weak, measured)"]
     assert table["rows"][0][1]["text"] == "0.38 (0.75)"
-    for name in ("Hardware efficiency", "scaling efficiency", "baseline on 1 worker"):
+    for name in ("Hardware efficiency", "Scaling efficiency", "baseline on 1 worker"):
         assert name in table["note"]
 
 

@@ -140,7 +140,7 @@ def test_the_tables_tell_what_became_of_each_budget_and_what_was_chosen(swept):
 def test_the_protocol_is_stated(swept):
     told = text.protocol(swept)
     assert "a budget of 5 configurations to minimise seconds to target and bytes sent to" in told
-    assert "(sampler tpe), trained on seed 0; the best of each was retrained on seeds 100" in told
+    assert "(sampler tpe), trained on seed 0. The best of each was retrained on seeds 100" in told
     assert "Left out: admm, 9 workers: too many." in told
 
 

@@ -113,7 +113,7 @@ def test_models_that_overfit_are_ranked_by_their_best_loss(client: MlflowClient)
     content = given(results)
     lowest = content["answer"][1]
     assert lowest.startswith(
-        "Lowest validation log loss (nats): synchronous SGD on 2 workers (0.5100); its difference to"
+        "Lowest validation log loss (nats): synchronous SGD on 2 workers (0.5100). Its difference to"
         " the next, baseline on 1 worker (0.5300), is -0.0200 [-0.0200, -0.0200]"
     )
     assert content["summary"]["rows"][1][7:10] == ["0.5100", "200", "0.9000"]

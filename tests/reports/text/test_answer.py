@@ -40,7 +40,7 @@ def test_the_question_and_what_the_answer_holds_for_are_told(whole: Results) -> 
         "Tower on click log (synthetic), 1,000 rows to train",
         "on 1, 2 and 4 workers of a CPU, 2 cores, no GPU",
         "times measured and modelled, ethernet-10g",
-        "none of them tuned",
+        "settings that this benchmark did not tune",
     ):
         assert part in content["scope"]
 
@@ -50,7 +50,7 @@ def test_a_winner_is_named_with_its_interval(client: MlflowClient) -> None:
     soonest = given(fill(client, plan, unlike))["answer"][0]
     # In 8 seeds, 2 or 3 evaluations of 2/1.5 s against 5 or 6 of 1 s.
     assert soonest.startswith(
-        "Least training time to the target, measured: synchronous SGD on 2 workers (3.3 s); its ratio"
+        "Least training time to the target, measured: synchronous SGD on 2 workers (3.3 s). Its ratio"
         " to the next, baseline on 1 worker (5.5 s), is 0.5963 ["
     )
 
@@ -67,7 +67,7 @@ def test_who_cannot_be_told_apart_is_named_with_the_seeds_that_would_do(
 
     results = fill(client, plan, lambda _: [0.9] * 19 + [0.45], own=own)
     (told,) = [text for text in given(results)["answer"] if "training time" in text]
-    assert "no winner, as" in told
+    assert "there is no winner, because" in told
     assert "cannot be told apart" in told
     assert "seeds would" in told
 
@@ -76,8 +76,8 @@ def test_one_seed_names_no_winner(client: MlflowClient) -> None:
     plan = benchmark("single", {"baseline": [1], "sync_sgd": [2]}, [0])
     answer = given(fill(client, plan, unlike))["answer"]
     assert answer[0] == (
-        "Least training time to the target, measured: no winner can be named from one seed; first"
-        " comes synchronous SGD on 2 workers (2.7 s), then baseline on 1 worker (5.0 s)."
+        "Least training time to the target, measured: one seed cannot show a winner. The first is"
+        " synchronous SGD on 2 workers (2.7 s), the second is baseline on 1 worker (5.0 s)."
     )
 
 
@@ -113,19 +113,19 @@ def test_of_many_that_tie_the_first_are_named(every: Results) -> None:
     same = {"modelled_time_to_target_s": 30.0, "modelled_time_before_target_s": 20.0}
     tied = replace(every, trials=every.trials.assign(**same))
     assert (
-        "no winner, as baseline on 1 worker (30.0 s), synchronous SGD on 2 workers (30.0 s) and"
-        " 12 others cannot be told apart" in given(tied)["answer"][1]
+        "there is no winner, because baseline on 1 worker (30.0 s), synchronous SGD on 2 workers (30.0"
+        " s) and 12 others cannot be told apart" in given(tied)["answer"][1]
     )
 
 
 def test_without_a_target_the_lowest_loss_is_the_answer(aimless: Results) -> None:
     content = given(aimless)
     assert content["question"].endswith(
-        "comes to the lowest validation log loss (nats) within the budget?"
+        "reaches the lowest validation log loss (nats) within the budget?"
     )
     assert content["answer"] == [
         "The workload has no target.",
-        "Lowest validation log loss (nats): synchronous SGD on 2 workers (-1.0000); its difference to"
+        "Lowest validation log loss (nats): synchronous SGD on 2 workers (-1.0000). Its difference to"
         " the next, baseline on 1 worker (-0.5000), is -0.5000 [-0.5000, -0.5000].",
     ]
     assert dict(content["facts"])["Target"] == "none"

@@ -48,7 +48,8 @@ def test_a_budget_that_differs_is_told(whole: Results) -> None:
     shown = given(replace(whole, benchmark=whole.benchmark | {"benchmark": config}))
     facts = dict(shown["facts"])
     assert shown["notes"][-1] == (
-        "With a budget of its own: synchronous SGD. Final losses are not after equally many examples."
+        "synchronous SGD has a budget of its own, so final losses are not after the same number of"
+        " examples."
     )
     assert "budget" not in " ".join(given(whole)["notes"])
     budget = "2,000 examples or 3.5 epochs, whichever comes first; 7 evaluations"
