@@ -27,6 +27,7 @@ algorithms:
 scale: {{workers: [2], batch_size: 10}}
 sweep:
   trials: 4
+  tuning_seeds: [0]
   seeds: [100, 101]
   objectives: [final_loss]
 """

@@ -7,7 +7,6 @@ Objective = Literal[
     "time_to_target_s", "modelled_time_to_target_s", "bytes_to_target", "final_loss", "churn"
 ]
 Sampler = Literal["tpe", "nsga2", "random"]
-Pruner = Literal["hyperband", "successive_halving", "none"]
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,6 @@ class Sweep:
         trials: the number of trials of a study, including the configuration of the YAML.
         objectives: the objectives to minimise. Several objectives give a Pareto front.
         sampler: the algorithm that draws the parameters.
-        pruner: the algorithm that stops trials early by their loss. It is for a single objective.
         tuning_seeds: the seeds to tune on. Each configuration is trained once on each of them.
         seeds: the seeds on which the tuned configuration is retrained. Only these trials are scored.
     """
@@ -110,8 +108,7 @@ class Sweep:
     trials: int = 12
     objectives: list[Objective] = field(default_factory=lambda: ["time_to_target_s"])
     sampler: Sampler = "tpe"
-    pruner: Pruner = "successive_halving"
-    tuning_seeds: list[int] = field(default_factory=lambda: [0])
+    tuning_seeds: list[int] = field(default_factory=lambda: [0, 1])
     seeds: list[int] = field(default_factory=lambda: [100, 101, 102])
 
     def __post_init__(self) -> None:

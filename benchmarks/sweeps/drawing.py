@@ -1,4 +1,4 @@
-"""The samplers and pruners of a study, and the importance of its parameters."""
+"""The samplers of a study, and the importance of its parameters."""
 
 import warnings
 from contextlib import suppress
@@ -8,7 +8,7 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.study import Study
 
-from paceline.benchmarks.spec.settings import Pruner, Sampler
+from paceline.benchmarks.spec.settings import Sampler
 from paceline.lightning_modules.backend.search import Choice, Dimension, Integer, Real
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -34,25 +34,6 @@ def make_sampler(name: Sampler, budget: int, seed: int) -> optuna.samplers.BaseS
             return optuna.samplers.NSGAIISampler(population_size=max(4, budget // 4), seed=seed)
         case "random":
             return optuna.samplers.RandomSampler(seed=seed)
-
-
-def make_pruner(name: Pruner, evaluations: int) -> optuna.pruners.BasePruner:
-    """Returns the pruner of that name. Its resource is the number of evaluations of a trial.
-
-    It halves the remaining trials after a quarter and after half of the evaluations. It does not prune
-    earlier because budgets are small, and the learning rate that is best at first is not always the best
-    at the end.
-    """
-    first = max(1, evaluations // 4)
-    match name:
-        case "hyperband":
-            return optuna.pruners.HyperbandPruner(
-                min_resource=first, max_resource=evaluations, reduction_factor=2
-            )
-        case "successive_halving":
-            return optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=2)
-        case "none":
-            return optuna.pruners.NopPruner()
 
 
 def importance(study: Study) -> dict[str, float] | None:

@@ -50,18 +50,40 @@ def excess(trials: list[Ended], target: float) -> float:
     return max(min(point["validation_loss"] for point in t.curve) for t in trials) - target
 
 
-def lower_bounds(objectives: Sequence[Objective], point: dict[str, float]) -> list[float]:
-    """Returns a lower bound of each objective for a trial that has not reached its target at `point`."""
-    bounds = {name: point[TO_TARGET[name]] for name in DECIDED_AT_TARGET}
-    bounds |= {"modelled_time_to_target_s": point["compute_seconds"], "churn": 0.0}
-    return [bounds.get(name, -math.inf) for name in objectives]
+def lower_bounds(
+    objectives: Sequence[Objective],
+    point: dict[str, float],
+    earlier: Sequence[Ended],
+    seeds: int,
+    target: float | None,
+    link: Link,
+) -> list[float]:
+    """Returns a lower bound of each objective for a configuration whose trials have not all ended.
+
+    Args:
+        objectives: the objectives.
+        point: the point of the curve at which the current trial reached its target, or else its last one.
+        earlier: the finished trials of the configuration.
+        seeds: the number of trials that the configuration will have.
+        target: the validation loss to reach, or None if there is no target.
+        link: the link for which time is modelled.
+    """
+    spent = {name: point[TO_TARGET[name]] for name in DECIDED_AT_TARGET}
+    spent["modelled_time_to_target_s"] = point["compute_seconds"]
+
+    def bound(name: Objective) -> float:
+        if name not in spent:
+            return 0.0 if name == "churn" else -math.inf
+        before = sum(value(name, [trial], target, link) for trial in earlier)
+        return (before + spent[name]) / seeds
+
+    return [bound(name) for name in objectives]
 
 
 def is_dominated(bounds: list[float], others: Sequence[FrozenTrial]) -> bool:
     """Returns whether a finished trial that met its constraints is better in every objective.
 
-    This is the only rule of pruning that is valid for several objectives: no trial on the Pareto front is
-    lost.
+    Pruning by this rule loses neither the best trial nor one on the Pareto front.
     """
     return any(
         all(value < bound for value, bound in zip(other.values, bounds, strict=True))

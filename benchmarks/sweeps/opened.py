@@ -7,7 +7,7 @@ from typing import Any
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from paceline.benchmarks.sweeps.drawing import importance, make_pruner
+from paceline.benchmarks.sweeps.drawing import importance
 from paceline.benchmarks.sweeps.handing_out import REASON, counted, queue
 from paceline.benchmarks.sweeps.objectives import chosen
 from paceline.benchmarks.sweeps.plan import StudyPlan
@@ -50,10 +50,8 @@ class OpenedStudy:
 def open_study(
     plan: StudyPlan, studies: Studies, parent: BenchmarkRun, facts: Mapping[str, Any]
 ) -> OpenedStudy:
-    settings, budget = plan.benchmark.sweep, plan.benchmark.budget(plan.label)
     name = plan.name(facts)
-    study = studies.study(name, len(settings.objectives))
-    study.pruner = make_pruner(settings.pruner, budget.evaluations)
+    study = studies.study(name, len(plan.benchmark.sweep.objectives))
     queue(study, plan.queue())
     return OpenedStudy(plan, study, parent.nested(name, plan.title))
 
@@ -65,7 +63,6 @@ def _trial_record(trial: FrozenTrial) -> dict[str, Any]:
         "drawn": trial.user_attrs.get(DRAWN, {}),
         "values": trial.values if trial.state == TrialState.COMPLETE else None,
         "excess": max(trial.constraints.values(), default=0.0),
-        "losses": trial.intermediate_values,
         "reason": trial.user_attrs.get(REASON),
         "seconds": trial.duration and trial.duration.total_seconds(),
         "run_ids": trial.user_attrs.get(RUN_IDS, []),

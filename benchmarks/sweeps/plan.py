@@ -57,7 +57,8 @@ class StudyPlan:
         """Returns the dimensions to draw, by name.
 
         They are `workers` and `batch_size`, then those of the task, those of the algorithm, and
-        `zero_stage`. Every dimension is wide enough to include the value of the benchmark's YAML.
+        `zero_stage`. Every dimension is wide enough to include the value of the benchmark's YAML, and
+        has no value that makes no trial at these numbers of workers.
 
         Raises:
             ConfigError: if a stated dimension is not an argument, or if the task and the algorithm state
@@ -74,11 +75,12 @@ class StudyPlan:
             "zero_stage": Choice(tuple(sweep.zero_stages or ())),
         }
         current = self._current(self.workers[0])
-        return {
+        wide = {
             name: _including(dimension, current[name])
             for name, dimension in stated.items()
             if dimension != Choice(()) and (sweep.only is None or name in (*SCALE, *sweep.only))
         }
+        return {n: self._possible(n, d, {}) if n in own else d for n, d in wide.items()}
 
     def _current(self, workers: int) -> dict[str, Any]:
         """Returns the values in the benchmark's YAML of everything that can be drawn."""
@@ -99,23 +101,38 @@ class StudyPlan:
     def draw(self, trial: optuna.Trial) -> dict[str, Any]:
         """Draws a configuration: a value for each dimension, without the values that make no trial."""
         drawn: dict[str, Any] = {}
-        for name, dimension in self.space().items():
-            key = name
-            if isinstance(dimension, Choice):
-                values = tuple(v for v in dimension.values if self._fits(drawn | {name: v}))
-                if len(values) < 2:
-                    continue  # nothing to choose
-                if values != dimension.values and "workers" in drawn:
-                    key = f"{name} at {drawn['workers']} workers"
-                dimension = Choice(values)
+        for name, stated in self.space().items():
+            dimension = self._possible(name, stated, drawn)
+            if isinstance(dimension, Choice) and len(dimension.values) < 2:
+                continue  # nothing to choose
+            other = dimension != stated and "workers" in drawn
+            key = f"{name} at {drawn['workers']} workers" if other else name
             drawn[name] = suggest(trial, key, dimension)
         return drawn
 
+    def _possible(self, name: str, dimension: Dimension, drawn: dict[str, Any]) -> Dimension:
+        """Returns a dimension without the values that make no trial together with those drawn."""
+        if not isinstance(dimension, Choice):
+            return dimension
+        numbers = (drawn["workers"],) if "workers" in drawn else self.workers
+        return Choice(
+            tuple(
+                value
+                for value in dimension.values
+                if any(self._fits({"workers": n} | drawn | {name: value}) for n in numbers)
+            )
+        )
+
     def _fits(self, drawn: dict[str, Any]) -> bool:
         try:
-            trial = self.trial(drawn, seed=0)
+            trial, stated = (
+                self.trial(drawn, seed=0),
+                self.trial({"workers": drawn["workers"]}, seed=0),
+            )
         except ConfigError:
             return False
+        if trial.layout.replicas == 1 < stated.layout.replicas:
+            return False  # replicas would have nobody to exchange with
         # ZeRO divides the state of a replica among its ranks, so it needs several ranks.
         return trial.zero_stage == self.benchmark.scale.zero_stage or trial.layout.ranks > 1
 

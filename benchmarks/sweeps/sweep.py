@@ -9,7 +9,7 @@ Parameters are drawn in this process only, so the ranks of a trial cannot disagr
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -161,7 +161,7 @@ class _Work:
         settings, target = self.benchmark.sweep, self.benchmark.workload.target.loss
         ended: list[Ended] = []
         for seed in settings.tuning_seeds:
-            watch = self._watch(opened.study, trial, first=not ended)
+            watch = self._watch(opened.study, ended)
             ended.append(self._train(opened, trial, drawn, seed, "tuning", watch))
             if reason := ended[-1].failure:
                 trial.set_user_attr(REASON, reason)
@@ -174,34 +174,28 @@ class _Work:
             trial.set_constraint("validation loss over the target", excess(ended, target))
         opened.study.tell(trial, values)
 
-    def _watch(self, study: Study, trial: optuna.Trial, first: bool) -> Watch:
-        """Returns a function that ends a trial early.
+    def _watch(self, study: Study, earlier: Sequence[Ended]) -> Watch:
+        """Returns a function that ends a trial that already has its results or is hopeless.
 
-        It ends a trial that already has the values of all objectives. On the first seed it also ends a
-        hopeless trial.
+        Args:
+            study: the study of the trial.
+            earlier: the trials of the same configuration that have finished.
         """
         settings, target = self.benchmark.sweep, self.benchmark.workload.target.loss
-        objectives, seen, there = settings.objectives, 0, False
+        objectives, seeds = settings.objectives, len(settings.tuning_seeds)
+        seen: list[dict[str, float]] = []
+        done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
         def watch(point: dict[str, float]) -> None:
-            nonlocal seen, there
-            seen += 1
-            there = there or reached([point["validation_loss"]], target) is not None
-            if there and set(objectives) <= set(DECIDED_AT_TARGET):
+            seen.append(point)
+            first = reached((p["validation_loss"] for p in seen), target)
+            if first is not None and set(objectives) <= set(DECIDED_AT_TARGET):
                 raise Stop
-            if not first:
-                return
-            if len(objectives) == 1 and not (there and about_target(objectives)):
-                trial.report(point["validation_loss"], seen)
-                if trial.should_prune():
-                    raise Stop(f"given up after {seen} evaluations: others did better by then")
-            # With several tuning seeds, the mean over them has no bound yet.
-            elif len(objectives) > 1 and not there and len(settings.tuning_seeds) == 1:
-                done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-                if is_dominated(lower_bounds(objectives, point), done):
-                    raise Stop(
-                        f"given up after {seen} evaluations: another is better in everything"
-                    )
+            decisive = seen[-1 if first is None else first]
+            link = PRESETS[self.link]
+            bounds = lower_bounds(objectives, decisive, earlier, seeds, target, link)
+            if is_dominated(bounds, done):
+                raise Stop(f"given up after {len(seen)} evaluations: another is better by now")
 
         return watch
 

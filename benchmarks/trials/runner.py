@@ -274,11 +274,13 @@ def follow(
         trial: the trial to run.
         log: the file for the output of the ranks.
         display: shows the progress.
-        on_point: a function that is called with each new point of the curve.
+        on_point: a function that is called with each new point of the curve. It may raise `Stop`, which
+            has no effect at the last point, because the trial has then spent its budget.
         rank: the function that each rank runs.
 
     Raises:
         RankFailed: if a rank died, raised an error or hung.
+        Stop: if `on_point` raised it.
     """
     steps = 0
     results: dict[int, dict[str, Any]] = {}
@@ -287,7 +289,11 @@ def follow(
             if kind == "result":
                 results[number] = value
             elif number == 0 and kind == "point":
-                on_point(value)
+                try:
+                    on_point(value)
+                except Stop:
+                    if value["step"] < steps:
+                        raise
             elif number == 0:
                 steps = value.get("steps", steps)
                 display.progress(value["step"], steps, value.get("train_loss"))

@@ -32,10 +32,9 @@ def protocol(results: Results) -> str:
     settings = settings_of(results)
     goals = listed([UNITS[name] for name in settings["objectives"]])
     many = "s" if len(settings["tuning_seeds"]) > 1 else ""
-    pruner = "" if len(settings["objectives"]) > 1 else f", pruner {settings['pruner']}"
     told = (
         f"Each study had a budget of {counted(settings['trials'], 'configuration')} to minimise {goals}"
-        f" (sampler {settings['sampler']}{pruner}), trained on seed{many}"
+        f" (sampler {settings['sampler']}), trained on seed{many}"
         f" {listed(settings['tuning_seeds'])}. The best of each was retrained on"
         f" seed{'s' if len(settings['seeds']) > 1 else ''} {listed(settings['seeds'])}. Everything else"
         " in this report is about these retrains only."
@@ -59,6 +58,7 @@ def studies(results: Results) -> dict[str, Any]:
         rows.append(
             [
                 title(results, study),
+                str(len(study["space"])),
                 *[str(states.count(state)) for state in ("COMPLETE", "PRUNED", "FAIL")],
                 f"{seconds / 60:.1f}",
                 _told(first, shown),
@@ -68,9 +68,10 @@ def studies(results: Results) -> dict[str, Any]:
     return {
         "title": "Studies",
         "note": protocol(results),
-        "widths": [2.6, 0.9, 0.9, 0.9, 1.0, 1.6, 1.6],
+        "widths": [2.6, 1.1, 0.9, 0.9, 0.9, 1.0, 1.6, 1.6],
         "header": [
             "study",
+            "dimensions",
             "ended",
             "given up",
             "failed",

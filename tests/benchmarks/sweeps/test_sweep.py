@@ -10,6 +10,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from math import inf
 
 import pytest
 from optuna.trial import TrialState
@@ -158,7 +159,7 @@ def test_a_trial_whose_rank_dies_is_told_with_its_reason_and_the_study_goes_on(t
 def test_a_trial_that_diverges_is_given_up_and_the_rest_goes_on(tmp_path):
     text = BENCHMARK.replace("Tower", "Explosive")
     checkout = Sweep(tmp_path, text)
-    checkout.complete("--sweep.algorithms=[sync_sgd]", "--sweep.trials=4", "--sweep.pruner=none")
+    checkout.complete("--sweep.algorithms=[sync_sgd]", "--sweep.trials=4")
     (study,) = (s for n, s in checkout.opened().items() if "retrains" not in n)
     for trial in study.trials:
         diverged = trial.params["lr"] > 1
@@ -188,6 +189,30 @@ def test_several_objectives_give_a_front_of_configurations_trained_on_every_seed
         assert not (a[0] <= b[0] and a[1] <= b[1]), "one of them is beaten in both"
 
 
+def test_only_trials_that_cannot_win_are_given_up(tmp_path):
+    checkout = Sweep(tmp_path)
+    checkout.complete(
+        "--sweep.objectives=[bytes_to_target]",
+        "--sweep.algorithms=[model_averaging]",
+        "--sweep.trials=8",
+        "--sweep.seeds=[100]",
+        "--workload.budget.evaluations=20",
+    )
+    (study,) = load(checkout.client, "tiny-sweep").benchmark["sweep"]["studies"]
+    best, given_up = inf, 0
+    for trial in study["trials"]:
+        (run,) = trial["run_ids"]
+        spent = [p.value for p in checkout.client.get_metric_history(run, "bytes_sent_per_worker")]
+        if trial["state"] == "PRUNED":
+            given_up += 1
+            assert spent[-1] > best, "a finished one had needed less"
+            assert all(s <= best for s in spent[:-1]), "it might still have won"
+            assert len(spent) < 20, "at its end there is nothing to save"
+        elif trial["excess"] <= 0:
+            best = min(best, *trial["values"])
+    assert given_up
+
+
 LINK = "--link=wan-100m-50ms"
 BOWL = f"""
 name: small # the draws of a study follow from its title; under other titles, 12 may not be enough
@@ -204,7 +229,7 @@ algorithms:
   model_averaging: {{tau: 1}}
   codistillation:
 scale: {{workers: [2], batch_size: 10}}
-sweep: {{only: [lr], objectives: [final_loss], pruner: none, seeds: [100]}}
+sweep: {{only: [lr], objectives: [final_loss], tuning_seeds: [0], seeds: [100]}}
 """
 
 
