@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -158,6 +159,7 @@ def run_rank(
         "expected_bytes_per_worker": algorithm.expected_bytes(
             layout, trial.zero_stage, trainer.global_step
         ),
+        "process_seconds": time.process_time(),
         "parameters": algorithm.parameter_count,
         "weights_sha256": meter.weights_sha256,
         "algorithm": algorithm.record(),

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import random
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from paceline.benchmarks.spec.benchmark import Benchmark, Trial
 from paceline.benchmarks.spec.suitable import data_fingerprint, description, prepared
+from paceline.benchmarks.trials.conditions import Conditions
 from paceline.benchmarks.trials.environment import facts, revision
 from paceline.benchmarks.trials.room import check_room
 from paceline.benchmarks.trials.tracking import BenchmarkRun, check_experiment
@@ -131,7 +133,7 @@ def run(benchmark: Benchmark, client: MlflowClient, display: Display) -> Outcome
 
 def _run_missing(trials: dict[str, Trial], parent: BenchmarkRun, display: Display) -> Outcome:
     finished = parent.finished_trials()
-    missing = {i: trial for i, trial in trials.items() if i not in finished}
+    missing = in_random_order({i: trial for i, trial in trials.items() if i not in finished})
     if found := len(trials) - len(missing):
         display.note(f"{found} of {len(trials)} trials are finished already")
     failed = 0
@@ -141,6 +143,20 @@ def _run_missing(trials: dict[str, Trial], parent: BenchmarkRun, display: Displa
         display.ended(trial.title, ended.summary)
         failed += ended.failure is not None
     return Outcome(found, len(missing), failed)
+
+
+def in_random_order(trials: dict[str, Trial]) -> dict[str, Trial]:
+    """Returns trials in an order that is drawn for each seed, from that seed.
+
+    A machine changes while a benchmark runs. In a fixed order, the same algorithm would always be timed
+    first, or always after another one. The seeds stay in order, so an interrupted benchmark has complete
+    comparisons for its first seeds.
+    """
+
+    def place(trial: Trial) -> tuple[int, float]:
+        return trial.seed, random.Random(trial.title).random()
+
+    return dict(sorted(trials.items(), key=lambda item: place(item[1])))
 
 
 class Stop(Exception):
@@ -228,7 +244,7 @@ def run_trial(
     record = {"trial_id": trial_id, "trial": asdict(trial), **parent.about}
     curve: list[dict[str, float]] = []
     results: dict[int, dict[str, Any]] = {}
-    started = time.time()
+    started, conditions = time.time(), Conditions()
 
     def on_point(point: dict[str, float]) -> None:
         curve.append(point)
@@ -260,6 +276,8 @@ def run_trial(
             result["expected_bytes_per_worker"] for result in results.values()
         )
         predictions = {rank: result.pop("predictions") for rank, result in results.items()}[0]
+        ranks_seconds = sum(result.pop("process_seconds") for result in results.values())
+        record["conditions"] = conditions.facts(ranks_seconds)
         record["result"] = results[0] | {"ranks": [results[rank] for rank in sorted(results)]}
     parent.finish(run_id, figures, record, predictions)
     return Ended(parent.outbox.id_of(run_id), curve, None, "", figures, record, predictions)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from paceline.reports.measures.link import DEFAULT, PRESETS, Link, modelled_seconds
 from paceline.reports.measures.remarks import remarks
-from paceline.reports.measures.scoring import BEFORE_TARGET, CURVE, oversubscribed, score
+from paceline.reports.measures.scoring import BEFORE_TARGET, CURVE, disturbed, oversubscribed, score
 
 # The tags of Paceline's runs in MLflow. `KIND` is "benchmark" on a parent run and "trial" on a child run.
 # In a sweep, a run of kind "study" lies between them, and a run of kind "tuning" is a trial that is not
@@ -192,7 +192,7 @@ def load_run(
             curve = read_curve(client, run)
             if record := records.get(run.info.run_id):
                 curve["modelled_s"] = _modelled(curve, record, PRESETS[link])
-                rows[-1] |= _scored(benchmark, rows[-1], curve)
+                rows[-1] |= _scored(benchmark, rows[-1], curve, record)
             facts = {key: rows[-1][key] for key in CURVE_OF}
             curves.append(curve.assign(**facts)[[*facts, *curve.columns]])
     trials = pd.DataFrame(rows)
@@ -226,14 +226,18 @@ def _modelled(curve: pd.DataFrame, record: dict[str, Any], link: Link) -> list[f
     return [modelled_seconds(seconds, messages, record, link) for seconds, messages in counted]
 
 
-def _scored(benchmark: dict[str, Any], row: dict[str, Any], curve: pd.DataFrame) -> dict[str, Any]:
-    """The figures of a finished trial. They depend only on its curve and the benchmark."""
+def _scored(
+    benchmark: dict[str, Any], row: dict[str, Any], curve: pd.DataFrame, record: dict[str, Any]
+) -> dict[str, Any]:
+    """The figures and remarks of a finished trial."""
     workload = benchmark["benchmark"]["workload"]
     figures = score(curve, workload["target"]["loss"])
     last = curve.iloc[-1]
     own = benchmark["benchmark"]["algorithms"][row["algorithm"]].get("budget")
     evaluations = (own or workload["budget"])["evaluations"]
-    told = remarks(figures, row["workers"], last["step"], evaluations, benchmark["data"])
+    told = remarks(
+        figures, row["workers"], last["step"], evaluations, benchmark["data"], disturbed(record)
+    )
     scored: dict[str, Any] = dict(figures)
     if "target_reached" in figures:
         scored["target_reached"] = bool(figures["target_reached"])

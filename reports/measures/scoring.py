@@ -32,6 +32,7 @@ TO_TARGET = {
 # The same costs at the previous evaluation, or 0 if there was none. The target was reached between the
 # two evaluations.
 BEFORE_TARGET = {name: name.replace("_to_", "_before_") for name in TO_TARGET}
+OTHERS = 0.1  # cores that other programs may take from the ranks before a trial counts as disturbed
 
 
 def reached(losses: Iterable[float], target_loss: float | None) -> int | None:
@@ -89,6 +90,14 @@ def score(curve: pd.DataFrame, target_loss: float | None) -> dict[str, float]:
                     figures[name] = curve[column].iloc[first]
                     figures[BEFORE_TARGET[name]] = curve[column].iloc[first - 1] if first else 0.0
     return {name: float(value) for name, value in figures.items() if not math.isnan(value)}
+
+
+def disturbed(record: dict[str, Any]) -> bool:
+    """Whether other programs took more than `OTHERS` of the cores that the ranks of a trial needed."""
+    trial, cores = record["trial"], record["environment"]["hardware"]["cores"]
+    free = max(0, cores - trial["workers"] * trial["threads"])
+    others = record.get("conditions", {}).get("others_cores", 0.0)  # older records have none
+    return bool(others > free + OTHERS)
 
 
 def oversubscribed(record: dict[str, Any]) -> bool:

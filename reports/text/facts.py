@@ -1,5 +1,6 @@
 """The facts of a report: the configuration, the data, the hardware and the versions."""
 
+from datetime import datetime, timedelta
 from typing import Any
 
 from paceline.reports.measures.groups import counted, listed, names, target
@@ -27,6 +28,7 @@ def facts(results: Results) -> list[list[str]]:
         "Fault": _fault(config.get("fault")),
         "Seeds": listed(config["seeds"]),
         "Hardware": _hardware(environment["hardware"]),
+        "Run": _run(results.records),
         "Versions": ", ".join(f"{k} {v}" for k, v in environment["versions"].items()),
         "Code": _revision(environment["revision"]),
     }
@@ -140,6 +142,23 @@ def _hardware(hardware: dict[str, Any]) -> str:
     return (
         f"{hardware['cpu']}, {counted(hardware['cores'], 'core')}, {hardware['memory_gib']} GiB of"
         f" memory, {gpus}, {hardware['system']}"
+    )
+
+
+def _run(records: dict[str, dict[str, Any]]) -> str | None:
+    """When the trials ran and what else ran beside them. None for records of earlier versions."""
+    found = [record["conditions"] for record in records.values() if "conditions" in record]
+    if not found:
+        return None
+    began = [datetime.fromisoformat(own["began"]) for own in found]
+    ended = max(t + timedelta(seconds=own["seconds"]) for t, own in zip(began, found, strict=True))
+    minutes = sum(own["seconds"] for own in found) / 60
+    others = max(own["others_cores"] for own in found)
+    clocks = {round(own["clock_mhz"]) for own in found if own["clock_mhz"]}
+    clock = f", cores at {min(clocks)} to {max(clocks)} MHz" if len(clocks) > 1 else ""
+    return (
+        f"{min(began):%Y-%m-%d %H:%M} to {ended:%Y-%m-%d %H:%M} UTC, {minutes:.1f} minutes of trials;"
+        f" other programs used at most {others:.2f} cores during a trial{clock}"
     )
 
 

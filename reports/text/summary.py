@@ -18,7 +18,7 @@ from paceline.reports.measures.remarks import MEANING, UNRANKED, remarked
 from paceline.reports.measures.results import ENDED, Results
 from paceline.reports.text.answer import NONE, Format
 
-MARKS = dict(zip(MEANING, "¹²³⁴", strict=True))
+MARKS = dict(zip(MEANING, "¹²³⁴⁵", strict=True))
 
 
 def summary(results: Results) -> dict[str, Any]:

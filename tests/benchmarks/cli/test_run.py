@@ -10,7 +10,14 @@ import numpy as np
 import psutil
 import pytest
 
-from paceline.reports.measures.results import COLUMNS, PREDICTIONS_FILE, RERUN, search
+from paceline.reports.measures.results import (
+    COLUMNS,
+    PREDICTIONS_FILE,
+    RECORD_FILE,
+    RERUN,
+    read_json,
+    search,
+)
 from tests import ROOT
 from tests.checkout import Checkout, output_of
 
@@ -90,7 +97,10 @@ def test_the_parent_run_holds_the_report_and_every_trial_its_record(finished):
     assert "report/tiny.pdf" in stored
     for run in search(client, "tiny", paceline__kind="trial"):
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
-        assert "record.json" in {a.path for a in client.list_artifacts(run.info.run_id)}
+        conditions = read_json(client, run.info.run_id, RECORD_FILE)["conditions"]
+        assert conditions["began"].endswith("+00:00")
+        assert conditions["seconds"] > 0
+        assert 0 <= conditions["others_cores"] <= len(os.sched_getaffinity(0))
         losses = client.get_metric_history(run.info.run_id, "validation_loss")
         assert len(losses) == 2
 
@@ -156,6 +166,9 @@ def checkout(tmp_path: Path) -> Checkout:
     return Checkout(tmp_path)
 
 
+SYNC_LAST = "--seeds=[2]"  # of this seed, the baseline runs first
+
+
 def halt_second_trial(process: "subprocess.Popen[str]") -> list[psutil.Process]:
     """Stops a rank of sync SGD on 2 workers, so that the trial cannot end, and gives its ranks."""
     assert process.stdout is not None
@@ -173,7 +186,7 @@ def halt_second_trial(process: "subprocess.Popen[str]") -> list[psutil.Process]:
 
 
 def test_ctrl_c_keeps_what_is_finished_and_the_same_command_ends_the_rest(checkout):
-    process = checkout.start(*checkout.run_command())
+    process = checkout.start(*checkout.run_command(), SYNC_LAST)
     ranks = halt_second_trial(process)
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
@@ -181,15 +194,15 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_ends_the_rest(checko
     assert err.endswith("interrupted; run the same command again to continue\n")
     assert not any(rank.is_running() for rank in ranks)
     assert len(checkout.trials("FINISHED")) == 1
-    assert checkout.trials("KILLED") == ["sync_sgd, 2 workers, seed 0: interrupted by the user"]
-    done = checkout.run()
+    assert checkout.trials("KILLED") == ["sync_sgd, 2 workers, seed 2: interrupted by the user"]
+    done = checkout.run(SYNC_LAST)
     assert done.returncode == 0
     assert "1 of 2 trials are finished already" in done.stdout
     assert [row["status"] for row in checkout.rows()] == ["FINISHED", "FINISHED"]
 
 
 def test_a_killed_parent_loses_no_finished_trial_and_leaves_no_rank(checkout):
-    process = checkout.start(*checkout.run_command())
+    process = checkout.start(*checkout.run_command(), SYNC_LAST)
     ranks = halt_second_trial(process)
     process.kill()
     ranks[1].resume()
@@ -197,17 +210,17 @@ def test_a_killed_parent_loses_no_finished_trial_and_leaves_no_rank(checkout):
     process.communicate(timeout=60)
     assert not alive
     assert len(checkout.trials("FINISHED")) == 1
-    done = checkout.run()
+    done = checkout.run(SYNC_LAST)
     assert done.returncode == 0
     assert "1 of 2 trials are finished already" in done.stdout
     assert checkout.trials("KILLED") == [
-        "sync_sgd, 2 workers, seed 0: interrupted: the process that ran it is gone"
+        "sync_sgd, 2 workers, seed 2: interrupted: the process that ran it is gone"
     ]
     assert [row["status"] for row in checkout.rows()] == ["FINISHED", "FINISHED"]
 
 
 def test_a_killed_rank_fails_its_trial_only(checkout):
-    process = checkout.start(*checkout.run_command())
+    process = checkout.start(*checkout.run_command(), SYNC_LAST)
     ranks = halt_second_trial(process)
     ranks[1].kill()
     out, err = output_of(process)

@@ -10,10 +10,12 @@ from paceline.benchmarks.spec.benchmark import Trial
 from paceline.reports.figures.pareto import pareto
 from paceline.reports.measures.groups import NothingToDraw, ranked
 from paceline.reports.measures.remarks import (
+    DISTURBED,
     FEW_STEPS,
     MEANING,
     OVERFITTED,
     SILENT,
+    UNRANKED,
     USELESS,
     remarked,
     remarks,
@@ -51,6 +53,11 @@ def test_each_remark_has_its_bound(
 def test_a_loss_is_not_compared_with_a_constant_nobody_knows() -> None:
     figures = FINE | {"best_loss": 5.0, "final_loss": 5.0}
     assert remarks(figures, 2, 100, evaluations=20, data={}) == []
+
+
+def test_a_trial_beside_other_programs_is_marked() -> None:
+    assert remarks(FINE, 2, 100, evaluations=20, data={}, disturbed=True) == [DISTURBED]
+    assert DISTURBED not in UNRANKED, "its losses and bytes are as good as any"
 
 
 def test_losses_that_are_not_known_are_not_remarked_on() -> None:

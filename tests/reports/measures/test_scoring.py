@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from paceline.reports.measures.scoring import CURVE, oversubscribed, score
+from paceline.reports.measures.scoring import CURVE, disturbed, oversubscribed, score
 
 
 def curve(*losses: float) -> pd.DataFrame:
@@ -116,3 +116,19 @@ def test_ranks_are_too_many_where_their_threads_outnumber_the_cores_or_they_the_
         "result": {"device": device},
     }
     assert oversubscribed(record) is crowded
+
+
+@pytest.mark.parametrize(
+    ("workers", "others", "found"),
+    [(2, 2.1, False), (2, 2.11, True), (4, 0.1, False), (4, 0.11, True), (8, 0.11, True)],
+)
+def test_other_programs_disturb_once_they_take_cores_that_the_ranks_need(
+    workers: int, others: float, found: bool
+) -> None:
+    record: dict[str, Any] = {
+        "trial": {"workers": workers, "threads": 1},
+        "environment": {"hardware": {"cores": 4}},
+        "conditions": {"others_cores": others},
+    }
+    assert disturbed(record) is found
+    assert not disturbed({name: record[name] for name in ("trial", "environment")})
