@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from paceline.datasets.reading.criteo_format import CATEGORIES, INTEGERS, ClickRows, mix, to_text
 
 Float = NDArray[np.float64]
-Split = Literal["train", "validation"]
+Split = Literal["train", "validation", "test"]
 
 RECIPE_VERSION = 1  # raise it when the same seed gives other rows
 BLOCK_ROWS = 8192
@@ -56,8 +56,8 @@ INTEGER_SHIFT = np.array([0, 2, *[0] * 11])
 _MU = np.log(INTEGER_MEDIAN)
 _SIGMA = np.log(INTEGER_P90 / INTEGER_MEDIAN) / 1.2816  # the normal's 90th percentile
 
-_TEACHER, _TRAIN, _VALIDATION, _CALIBRATION = range(4)
-_STREAMS = {"train": _TRAIN, "validation": _VALIDATION}
+_TEACHER, _TRAIN, _VALIDATION, _CALIBRATION, _TEST = range(5)
+_STREAMS = {"train": _TRAIN, "validation": _VALIDATION, "test": _TEST}
 
 
 class LabelledRows(NamedTuple):

@@ -37,6 +37,7 @@ class Criteo(Clicks):
         cache_dir: the folder for the prepared rows.
         test_fraction: the fraction of the rows at `path` to test on. They are the last rows, after those
             to validate on.
+        test_rows: the number of rows of the synthetic log to test on.
 
     Raises:
         DataError: an argument is out of range, or the data cannot be used.
@@ -55,15 +56,17 @@ class Criteo(Clicks):
         synthetic_seed: int = 0,
         cache_dir: str = ".cache/criteo",
         test_fraction: float = 0.0,
+        test_rows: int = 0,
     ) -> None:
         check("train_rows", train_rows, train_rows >= 1, "at least 1")
         check("validation_rows", validation_rows, validation_rows >= 1, "at least 1")
+        check("test_rows", test_rows, test_rows >= 0, "at least 0")
         fractions = checked_fractions(validation_fraction, test_fraction)
         check("hash_size", hash_size, 2 <= hash_size <= 2**31, "from 2 to 2^31")
         check("on_bad_rows", on_bad_rows, on_bad_rows in ("raise", "skip"), "raise or skip")
         check("synthetic_seed", synthetic_seed, synthetic_seed >= 0, "at least 0")
         source = (
-            SyntheticLog(hash_size, synthetic_seed, train_rows, validation_rows)
+            SyntheticLog(hash_size, synthetic_seed, train_rows, validation_rows, test_rows)
             if path is None
             else CriteoFiles(hash_size, Path(path).expanduser(), fractions, on_bad_rows)
         )
@@ -71,19 +74,22 @@ class Criteo(Clicks):
 
 
 class SyntheticLog(ClickSource):
-    """The training rows of the synthetic click log, followed by its validation rows."""
+    """The training rows of the synthetic click log, then its validation rows, then its test rows."""
 
     name = "synthetic click log"
     synthetic = True
     integers, categories = INTEGERS, CATEGORIES
 
-    def __init__(self, hash_size: int, seed: int, train_rows: int, validation_rows: int) -> None:
+    def __init__(
+        self, hash_size: int, seed: int, train_rows: int, validation_rows: int, test_rows: int
+    ) -> None:
         self.hash_size = hash_size
         self.encoding = [ENCODING_VERSION, hash_size]
         self._seed = seed
         self._train_rows = train_rows
         self._validation_rows = validation_rows
-        recipe = [click_log.RECIPE_VERSION, seed, train_rows, validation_rows]
+        self._test_rows = test_rows
+        recipe = [click_log.RECIPE_VERSION, seed, train_rows, validation_rows, test_rows]
         self.owner = "synthetic-" + cache.digest([recipe, ENCODING_VERSION, hash_size])
         self._key = cache.digest(self.owner)
 
@@ -99,6 +105,8 @@ class SyntheticLog(ClickSource):
         for block in rows.blocks("validation", self._validation_rows):
             losses += click_log.log_loss(block)
             yield self._encode(block, content)
+        for block in rows.blocks("test", self._test_rows):
+            yield self._encode(block, content)
         facts["content"] = content.hexdigest()
         facts["skipped_rows"] = 0
         facts["bayes_log_loss"] = losses / self._validation_rows
@@ -107,7 +115,7 @@ class SyntheticLog(ClickSource):
         return self._key
 
     def split(self, rows: int, facts: dict[str, Any]) -> tuple[int, int]:
-        return self._train_rows, rows
+        return self._train_rows, self._train_rows + self._validation_rows
 
     def _encode(self, block: click_log.LabelledRows, content: hashlib.blake2b) -> Encoded:
         for array in block.rows:

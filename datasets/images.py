@@ -49,8 +49,9 @@ class Images(LightningDataModule):
         crop_size: the side in pixels of the square that a photograph in a folder is cropped and scaled
             to. With None, it is the size of the photographs if all are squares of one size. Otherwise,
             it is the median of their shorter sides, at most 224.
-        validation_fraction: the fraction of each class's photographs in `train` to validate on. It is
-            used only if there is no folder of validation images.
+        validation_fraction: the fraction of the training images of CIFAR and idx files, or of each
+            class's photographs in `train`, to validate on. It is not used if there is a folder of
+            validation images.
 
     Attributes:
         channels: the number of channels of an image, 1 or 3.
@@ -115,6 +116,8 @@ class Images(LightningDataModule):
         augment = self._augment and self.channels == 3
         self.train_dataset = StoredImages(images.train, standard, augment)
         self.validation_dataset = StoredImages(images.validation, standard, augment=False)
+        if images.test:
+            self.test_dataset = StoredImages(images.test, standard, augment=False)
 
     def _use_folder(self, folder: ImageFolder) -> None:
         self.channels, self.classes = 3, folder.classes
@@ -187,9 +190,9 @@ def _read(path: Path | None, validation_fraction: float) -> ImageSet | ImageFold
     with cache.explained(f"cannot read {path}", WANTED):
         path.stat()
     if is_cifar(path):
-        return read_cifar(path)
+        return read_cifar(path, validation_fraction)
     if is_idx(path):
-        return read_idx_set(path)
+        return read_idx_set(path, validation_fraction)
     if is_image_folder(path):
         return list_images(path, validation_fraction)
     raise DataError(f"{path} holds no images in a layout that is known; {WANTED}")

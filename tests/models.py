@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchmetrics import MeanAbsoluteError
 from torchmetrics.classification import BinaryAUROC
 
-from tests.workload import LinearRule, Rows, Tower, draw
+from paceline.datasets.batches import collate
+from tests.workload import LinearRule, Rows, RowsDataset, Tower, draw
 
 
 class Normalised(Tower):
@@ -200,3 +201,29 @@ class Drawn(LinearRule):
 
     def val_dataloader(self) -> DataLoader[Rows]:
         return DataLoader(OneByOne(self.validation))
+
+
+class WithTestPart(LinearRule):
+    """The rule with a test part, which is made for that stage alone.
+
+    Args:
+        rows: examples to train on.
+        flipped: whether the labels of the test part are the other ones.
+        nan: whether a feature of the test part is no number.
+    """
+
+    TEST_ROWS = 37
+
+    def __init__(self, rows: int = 100, flipped: bool = False, nan: bool = False) -> None:
+        super().__init__(rows)
+        self.flipped, self.nan = flipped, nan
+
+    def setup(self, stage: str | None = None) -> None:
+        if stage == "test":
+            tested = draw(self.TEST_ROWS, 3)
+            self.tested = Rows(tested.x, 1 - tested.y) if self.flipped else tested
+            if self.nan:
+                self.tested.x[5, 0] = math.nan
+
+    def test_dataloader(self) -> DataLoader[Rows]:
+        return DataLoader(RowsDataset(self.tested), collate_fn=collate)

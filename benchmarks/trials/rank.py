@@ -27,6 +27,7 @@ from paceline.benchmarks.trials.dealing import (
     schedule,
     seen_of,
     stream,
+    test_loader,
     training_batches,
     validation_batches,
 )
@@ -49,6 +50,7 @@ class Built:
     data: LightningDataModule
     training: DataLoader[Any]
     validation: DataLoader[Any]
+    test: DataLoader[Any] | None
     algorithm: Algorithm
     seen: str
 
@@ -64,13 +66,13 @@ def build(trial: Trial, rank: int) -> Built:
     data = trial.workload.data.build()
     data.setup("fit")
     training, validation = data.train_dataloader(), data.val_dataloader()
-    seen = seen_of(validation)
+    seen, test = seen_of(validation), test_loader(data)
     replica = 0 if trial.algorithm_class.one_model else trial.layout.replica_of(rank)
     randomness.seed(stream(trial.seed, "initialisation", replica))
     task = trial.workload.build_task(data)
     algorithm = trial.algorithm_class(task, **trial.hyper_parameters)
     randomness.seed(stream(trial.seed, f"rank {rank}"))
-    return Built(data, training, validation, algorithm, seen)
+    return Built(data, training, validation, test, algorithm, seen)
 
 
 def run_rank(
@@ -115,6 +117,10 @@ def run_rank(
     batches = training_batches(trial, algorithm, parts[layout.replica_of(rank)], rank, every)
     evaluated = validation_batches(row_count(validation), algorithm, layout, rank, evaluation_batch)
     algorithm.validation_rows = evaluated
+    if built.test is not None:
+        rows = row_count(built.test)
+        tested = validation_batches(rows, algorithm, layout, rank, evaluation_batch)
+        algorithm.test_batches = with_batches(built.test, tested)
     if trial.accelerator == "cpu":
         keep_off_gpus()
     backend = DeepSpeedBackend(layout, trial.zero_stage)
@@ -162,6 +168,7 @@ def run_rank(
         "process_seconds": time.process_time(),
         "parameters": algorithm.parameter_count,
         "weights_sha256": meter.weights_sha256,
+        "tested": algorithm.tested,
         "algorithm": algorithm.record(),
         "predictions": meter.predictions if rank == 0 else {},
     }

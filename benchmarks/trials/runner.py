@@ -1,6 +1,7 @@
 """Runs the missing trials of a benchmark, one after the other."""
 
 import errno
+import math
 import os
 import random
 import socket
@@ -275,6 +276,8 @@ def run_trial(
         figures["expected_bytes_per_worker"] = fmean(
             result["expected_bytes_per_worker"] for result in results.values()
         )
+        tested = results[0]["tested"]
+        figures |= {name: value for name, value in tested.items() if math.isfinite(value)}
         predictions = {rank: result.pop("predictions") for rank, result in results.items()}[0]
         ranks_seconds = sum(result.pop("process_seconds") for result in results.values())
         record["conditions"] = conditions.facts(ranks_seconds)

@@ -18,8 +18,8 @@ from paceline.datasets.reading.image_set import (
     PUBLISHED,
     ImageSet,
     LabelledImages,
-    image_set,
     published_name,
+    published_set,
 )
 
 BATCHES = {name: tuple(PUBLISHED[name]) for name in ("CIFAR-10", "CIFAR-100")}
@@ -43,8 +43,8 @@ def is_cifar(path: Path) -> bool:
     return path.name.endswith((".tar.gz", ".tgz", ".tar"))
 
 
-def read_cifar(path: Path) -> ImageSet:
-    """Reads CIFAR-10 or CIFAR-100 from `path`.
+def read_cifar(path: Path, validation_fraction: float) -> ImageSet:
+    """Reads CIFAR-10 or CIFAR-100 from `path`. A random part of the training images is for validation.
 
     Raises:
         DataError: a batch is missing, unreadable or damaged, or does not belong to the same set as the
@@ -60,7 +60,7 @@ def read_cifar(path: Path) -> ImageSet:
     parts: dict[bool, list[LabelledImages]] = {False: [], True: []}
     for batch, content in contents.items():
         parts[batch in TEST].append(_batch(path / batch, content, CLASSES[kind]))
-    return image_set(name, _joined(parts[False]), _joined(parts[True]))
+    return published_set(name, _joined(parts[False]), _joined(parts[True]), validation_fraction)
 
 
 def _from_folder(folder: Path) -> dict[str, bytes]:

@@ -17,8 +17,8 @@ from paceline.datasets.reading.image_set import (
     Bytes,
     ImageSet,
     LabelledImages,
-    image_set,
     published_name,
+    published_set,
 )
 
 FILES = tuple(
@@ -31,8 +31,10 @@ def is_idx(folder: Path) -> bool:
     return any(_place(folder, name) is not None for name in FILES)
 
 
-def read_idx_set(folder: Path) -> ImageSet:
+def read_idx_set(folder: Path, validation_fraction: float) -> ImageSet:
     """Reads the set in `folder`. Its checksums give its name. If they are unknown, the folder does.
+
+    A random part of the training images is for validation.
 
     Raises:
         DataError: a file is missing, unreadable or damaged, or does not belong to the same set as the
@@ -41,7 +43,8 @@ def read_idx_set(folder: Path) -> ImageSet:
     contents = {name: _content(folder, name) for name in FILES}
     arrays = {name: _array(folder / name, contents[name]) for name in FILES}
     name = published_name(folder, contents) or folder.resolve().name
-    return image_set(name, _part(folder, "train", arrays), _part(folder, "t10k", arrays))
+    train, test = (_part(folder, part, arrays) for part in ("train", "t10k"))
+    return published_set(name, train, test, validation_fraction)
 
 
 def _place(folder: Path, name: str) -> Path | None:

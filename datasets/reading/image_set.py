@@ -51,7 +51,7 @@ class LabelledImages(NamedTuple):
 
 
 class ImageSet(NamedTuple):
-    """A set of images in memory, with a training part and a validation part.
+    """A set of images in memory, with a training part, a validation part and perhaps a test part.
 
     `name` is the name in a record. `content` is the SHA-256 of the whole set.
     """
@@ -59,34 +59,59 @@ class ImageSet(NamedTuple):
     name: str
     train: LabelledImages
     validation: LabelledImages
+    test: LabelledImages | None
     content: str
 
     @property
     def classes(self) -> int:
-        return 1 + int(max(part.labels.max() for part in (self.train, self.validation)))
+        parts = (self.train, self.validation, *([self.test] if self.test else []))
+        return 1 + int(max(part.labels.max() for part in parts))
 
 
-def image_set(name: str, train: LabelledImages, validation: LabelledImages) -> ImageSet:
-    """Makes a set of a training part and a validation part.
+def published_set(
+    name: str, train: LabelledImages, test: LabelledImages, validation_fraction: float
+) -> ImageSet:
+    """Makes a set of published parts. A random part of `train` validates. It is always the same part.
 
     Raises:
-        DataError: a part is empty, the images are not square, or the two parts differ in image shape.
+        DataError: as `image_set`.
     """
-    for part in (train, validation):
+    order = np.random.default_rng(0).permutation(len(train.labels))
+    held_out = round(validation_fraction * len(order))
+    validates, trains = (np.sort(rows) for rows in np.split(order, [held_out]))
+    trained, validated = (
+        LabelledImages(train.images[rows], train.labels[rows]) for rows in (trains, validates)
+    )
+    return image_set(name, trained, validated, test)
+
+
+def image_set(
+    name: str,
+    train: LabelledImages,
+    validation: LabelledImages,
+    test: LabelledImages | None = None,
+) -> ImageSet:
+    """Makes a set of its parts.
+
+    Raises:
+        DataError: a part is empty, the images are not square, or the parts differ in image shape.
+    """
+    parts = (train, validation, *([test] if test else []))
+    shape = train.images.shape[1:]
+    for part in parts:
         if not part.images.size:
-            raise DataError(f"{name} has no images to train or none to validate on; give more")
-    shape, other = train.images.shape[1:], validation.images.shape[1:]
-    if shape != other:
-        raise DataError(
-            f"{name}: training images are {_size(shape)} and test images {_size(other)} pixels;"
-            " give files of one set"
-        )
+            raise DataError(f"{name} has no images to train, validate or test on; give more")
+        if (other := part.images.shape[1:]) != shape:
+            raise DataError(
+                f"{name}: training images are {_size(shape)} and test images {_size(other)} pixels;"
+                " give files of one set"
+            )
     if shape[1] != shape[2]:
         raise DataError(f"{name}: images are {_size(shape)} pixels; crop them to squares")
     content = hashlib.sha256()
-    for array in (*train, *validation):
+    for array in (array for part in parts for array in part):
         content.update(str(array.shape).encode() + np.ascontiguousarray(array).data)
-    return ImageSet(name, train, validation, content.hexdigest())
+    return ImageSet(name, train, validation, test, content.hexdigest())
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -13,6 +13,7 @@ from torchmetrics import MeanMetric, Metric
 
 from paceline.lightning_modules.backend.layout import Layout
 from paceline.lightning_modules.backend.ledger import engine_bytes
+from paceline.lightning_modules.backend.precision import in_dtype_of
 from paceline.lightning_modules.backend.search import Dimension
 from paceline.lightning_modules.backend.state import State, tensors, trained
 from paceline.lightning_modules.backend.task import Task
@@ -55,6 +56,10 @@ class Algorithm(LightningModule):
             training sets them.
         not_finite: the first row whose loss was not finite at the current evaluation, or infinity if
             every loss was finite.
+        best_loss: the lowest validation loss so far.
+        test_batches: the batches of the test part that this rank evaluates. The code that starts the
+            training sets them.
+        tested: `test_loss` and `test_metric` of the model that had the lowest validation loss.
 
     Args:
         task: the model with its loss, its metric and its optimizer.
@@ -72,11 +77,14 @@ class Algorithm(LightningModule):
         self.task = task
         self.evaluation = nn.ModuleDict()
         self._add_evaluation("validation")
+        self.testing = nn.ModuleDict(self._metrics("test"))
         self.exchanges = 0
         self.data_share = 1.0
         self.epoch_steps = 1.0
         self.validation_rows: Sequence[Sequence[int]] = ()
-        self.not_finite = math.inf
+        self.not_finite = self.best_loss = math.inf
+        self.test_batches: Iterable[Any] = ()
+        self.tested: dict[str, float] = {}
 
     @classmethod
     def layout(cls, workers: int, **hyper_parameters: Any) -> Layout:
@@ -207,39 +215,69 @@ class Algorithm(LightningModule):
         self._evaluate("validation", self.task(batch), self.task.labels(batch), index)
 
     def on_validation_epoch_end(self) -> None:
-        for name, metric in self.evaluation.items():
-            value = self._computed(name, cast(Metric, metric))
-            self.log(name, value if self.one_model else self.backend.mean_over_ranks(value))
-            cast(Metric, metric).reset()
+        found = self._computed(self.evaluation)
+        self.log_dict(found)
+        if found["validation_loss"] < self.best_loss:
+            self.best_loss = found["validation_loss"].item()
+            self._test()
         self._evaluating.__exit__(None, None, None)
 
-    def _computed(self, name: str, metric: Metric) -> Tensor:
+    def _test(self) -> None:
+        """Evaluates the test part. What comes out is only recorded and decides nothing.
+
+        It is evaluated whenever the validation loss improves, because the best model is not kept.
+        """
+        for batch in self.test_batches:
+            batch = in_dtype_of(self.task, self.backend.batch_to_device(batch))
+            self._update(self.testing, "test", self.task(batch), self.task.labels(batch))
+        if self.test_batches:
+            self.tested = {n: value.item() for n, value in self._computed(self.testing).items()}
+
+    def _computed(self, metrics: nn.ModuleDict) -> dict[str, Tensor]:
+        """Returns the value of each metric over all ranks, and resets the metrics."""
+        found = {}
+        for name, metric in metrics.items():
+            value = self._value(name, cast(Metric, metric))
+            found[name] = value if self.one_model else self.backend.mean_over_ranks(value)
+            cast(Metric, metric).reset()
+        return found
+
+    def _value(self, name: str, metric: Metric) -> Tensor:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             value: Tensor = metric.compute()
         # If all labels are of one class, torchmetrics returns zero, and warns on rank 0 only.
         text = next((str(w.message) for w in caught if NO_SAMPLES in str(w.message)), "")
+        if text and value == 0 and name in self.testing:
+            return torch.full_like(value, math.nan)
         if text and value == 0:
             raise Undefined(f"{name.replace('_', ' ')} is undefined: {text.partition(',')[0]}")
         return value
 
     def on_fit_start(self) -> None:
         if not self.one_model:
-            for metric in self.evaluation.values():
+            for metric in (*self.evaluation.values(), *self.testing.values()):
                 cast(Metric, metric).process_group = self.backend.groups.replica
 
     def _add_evaluation(self, what: str) -> None:
+        self.evaluation.update(self._metrics(what))
+
+    def _metrics(self, what: str) -> dict[str, Metric]:
         # By default, torchmetrics leaves NaN out of the mean. Its strategy "disable" ignores weights.
-        self.evaluation[f"{what}_loss"] = MeanMetric(nan_strategy=math.nan)
-        self.evaluation[f"{what}_metric"] = self.task.metric()
+        loss = MeanMetric(nan_strategy=math.nan)
+        return {f"{what}_loss": loss, f"{what}_metric": self.task.metric()}
 
     def _evaluate(self, what: str, logits: Tensor, labels: Tensor, index: int) -> None:
-        loss = self.task.loss(logits, labels)
+        loss = self._update(self.evaluation, what, logits, labels)
         if not loss.isfinite():
             rows = (slice(i, i + 1) for i in range(len(labels)))
             losses = [self.task.loss(logits[row], labels[row]) for row in rows]
             place = next((i for i, own in enumerate(losses) if not own.isfinite()), 0)
             self.not_finite = min(self.not_finite, int(self.validation_rows[index][place]))
-        cast(Metric, self.evaluation[f"{what}_loss"]).update(loss, weight=len(labels))
-        metric = cast(Metric, self.evaluation[f"{what}_metric"])
-        metric.update(self.task.probabilities(logits), labels)
+
+    def _update(self, metrics: nn.ModuleDict, what: str, logits: Tensor, labels: Tensor) -> Tensor:
+        """Adds a batch to the metrics of `what` and returns its loss."""
+        loss = self.task.loss(logits, labels)
+        cast(Metric, metrics[f"{what}_loss"]).update(loss, weight=len(labels))
+        cast(Metric, metrics[f"{what}_metric"]).update(self.task.probabilities(logits), labels)
+        return loss

@@ -56,6 +56,8 @@ COLUMNS = [
     "best_step",
     "final_loss",
     "final_metric",
+    "test_loss",
+    "test_metric",
     "remarks",
     "weights_sha256",
     "run_id",
