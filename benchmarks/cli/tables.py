@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from paceline.reports.measures import compare
-from paceline.reports.measures.groups import any_oversubscribed, target
+from paceline.reports.measures.groups import any_oversubscribed, has_test_part, target
 from paceline.reports.measures.remarks import MEANING, remarked
 from paceline.reports.measures.results import Results
 
@@ -92,6 +92,11 @@ def table(results: Results) -> Table:
         "best_loss": f"best {results.benchmark['loss_name']}",
         "final_loss": f"final {results.benchmark['loss_name']}",
         "final_metric": f"final {results.benchmark['metric_name']}",
+        **(
+            {"test_loss": f"test {results.benchmark['loss_name']}"}
+            if has_test_part(results)
+            else {}
+        ),
         "run_id": "run",
     }
     formats = {
@@ -102,6 +107,7 @@ def table(results: Results) -> Table:
         "best_loss": "{:.4f}",
         "final_loss": "{:.4f}",
         "final_metric": "{:.4f}",
+        "test_loss": "{:.4f}",
     }
     grid = Table(
         title=Text(f"{results.benchmark['name']}: {results.benchmark['data']['name']}"),

@@ -135,6 +135,11 @@ def without_target(results: Results) -> dict[str, list[int]]:
     return missed
 
 
+def has_test_part(results: Results) -> bool:
+    """Whether the data have a part that is used neither for training nor for validation."""
+    return bool(results.trials["test_loss"].notna().any())
+
+
 def any_oversubscribed(trials: pd.DataFrame) -> bool:
     """Whether one of these trials had more ranks than cores."""
     return bool(trials["oversubscribed"].eq(True).any())

@@ -13,6 +13,7 @@ from paceline.reports.measures.groups import (
     counted,
     ended,
     finished,
+    has_test_part,
     listed,
     rankable,
     ranked,
@@ -43,7 +44,8 @@ def question(results: Results) -> str:
     which = f"Which of {counted(len(configurations(results.trials)), 'configuration')}"
     loss, goal = results.benchmark["loss_name"], target(results)
     if goal is None:
-        return f"{which} reaches the lowest validation {loss} within the budget?"
+        part = "test" if has_test_part(results) else "validation"
+        return f"{which} reaches the lowest {part} {loss} within the budget?"
     return (
         f"{which} reaches a validation {loss} of at most {goal:g} soonest, and which sends the fewest"
         " bytes until then?"
@@ -104,9 +106,11 @@ def _losses(results: Results) -> list[str]:
     groups = [group for group in configurations(ended(results)) if _has_losses(group[2])]
     if not groups:
         return [*sentences, "No configuration can be ranked; the remarks and the trials say why."]
-    ranking = rank(groups, "best_loss", compare_losses)
-    what = f"Lowest validation {results.benchmark['loss_name']}"
-    return [*sentences, _verdict(results, ranking, "best_loss", what, "{:.4f}".format)]
+    column, what = "best_loss", f"Lowest validation {results.benchmark['loss_name']}"
+    if all(rows["test_loss"].notna().all() for _, _, rows in groups):
+        column, what = "test_loss", f"Lowest test {results.benchmark['loss_name']}"
+    ranking = rank(groups, column, compare_losses)
+    return [*sentences, _verdict(results, ranking, column, what, "{:.4f}".format)]
 
 
 def _has_losses(rows: pd.DataFrame) -> bool:

@@ -114,7 +114,10 @@ def _workers_of(results: Results, label: str) -> str:
 
 def _data(data: dict[str, Any], loss_name: str) -> str:
     parts = [f"{data['name']} (synthetic)" if data["synthetic"] else data["name"]]
-    parts.append(f"{data['train_rows']:,} rows to train, {data['validation_rows']:,} to validate")
+    tested = f", {data['test_rows']:,} to test" if "test_rows" in data else ""
+    parts.append(
+        f"{data['train_rows']:,} rows to train, {data['validation_rows']:,} to validate{tested}"
+    )
     if "image_size" in data:
         size, colours = data["image_size"], counted(data["channels"], "channel")
         parts.append(f"{size} x {size} pixels, {colours}, {data['classes']} classes")

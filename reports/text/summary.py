@@ -8,6 +8,7 @@ from paceline.reports.measures.groups import (
     any_oversubscribed,
     configurations,
     finished,
+    has_test_part,
     listed,
     names,
     several_seeds,
@@ -45,6 +46,8 @@ def summary(results: Results) -> dict[str, Any]:
         (f"final {facts['loss_name']}", 2.1),
         (f"final {facts['metric_name']}", 2.1),
     ]
+    if has_test_part(results):
+        columns.append((f"test {facts['loss_name']}", 2.1))
     rows = [_row(results, *group) for group in configurations(results.trials)]
     header, widths = zip(*columns, strict=True)
     return {"header": list(header), "widths": list(widths), "rows": rows}
@@ -70,12 +73,14 @@ def _row(results: Results, label: str, workers: int, trials: pd.DataFrame) -> li
             mean_and_range(whole["modelled_time_to_target_s"], "{:,.1f}".format),
             mean_and_range(whole["bytes_to_target"], si_bytes),
         ]
+    test = [mean_and_range(whole["test_loss"], "{:.4f}".format)] if has_test_part(results) else []
     return [
         *cells,
         mean_and_range(whole["best_loss"], "{:.4f}".format),
         mean_and_range(whole["best_step"], "{:,.0f}".format),
         mean_and_range(whole["final_loss"], "{:.4f}".format),
         mean_and_range(whole["final_metric"], "{:.4f}".format),
+        *test,
     ]
 
 
@@ -109,6 +114,8 @@ def notes(results: Results) -> list[str]:
             "A target is reached at the first evaluation at or below it. A difference of less than one"
             " evaluation interval does not count. A trial that failed or diverged missed the target."
         )
+    if has_test_part(results):
+        told.append("The test loss is that of the model with the lowest validation loss.")
     told.append("Seconds are training time without evaluation, as the maximum over ranks.")
     if several_seeds(results):
         told.append(

@@ -133,6 +133,17 @@ def test_without_a_target_the_lowest_loss_is_the_answer(aimless: Results) -> Non
     assert all(t["title"] != "Relative to the reference" for t in content["tables"])
 
 
+def test_the_loss_of_the_test_part_is_ranked_where_there_is_one(aimless: Results) -> None:
+    other_way_round = -aimless.trials["best_loss"]
+    content = given(replace(aimless, trials=aimless.trials.assign(test_loss=other_way_round)))
+    assert content["question"].endswith("the lowest test log loss (nats) within the budget?")
+    assert content["answer"][1].startswith(
+        "Lowest test log loss (nats): baseline on 1 worker (0.5000)."
+    )
+    assert content["summary"]["header"][-1] == "test log loss (nats)"
+    assert content["summary"]["rows"][0][-1] == "0.5000"
+
+
 def test_the_table_of_many_configurations_ends_on_the_first_page(every: Results) -> None:
     inputs = pdf.inputs(every, {}, dict.fromkeys(catalogue.FIGURES, "left out"))
     found = typst.query(
