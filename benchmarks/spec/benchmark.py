@@ -63,6 +63,7 @@ class Trial:
         label: the name of the algorithm in the benchmark. A benchmark may contain an algorithm several
             times, with different hyper-parameters.
         batch_size: the number of examples that a rank takes at each step.
+        lr_factor: the factor by which the learning rates of the task are multiplied.
         partition: how the training examples are divided among the replicas.
         fault: the fault that is injected.
     """
@@ -78,6 +79,7 @@ class Trial:
     threads: int
     accelerator: str
     seed: int
+    lr_factor: float = 1.0
     partition: Partition = field(default_factory=Partition)
     fault: Fault = field(default_factory=Fault)
 
@@ -233,6 +235,8 @@ class Benchmark:
             )
         self._check_stage(label)
         self._check_layout(label, workers)
+        # An update averages over the ranks of a replica. Replicas take their updates apart.
+        ranks = self._class(label).layout(workers, **self._hyper_parameters(label)).ranks
         return Trial(
             benchmark=self.name,
             workload=replace(self.workload, budget=self.budget(label)),
@@ -245,6 +249,7 @@ class Benchmark:
             threads=self.scale.threads,
             accelerator=self.scale.accelerator,
             seed=seed,
+            lr_factor=self.scale.lr_factor(ranks * batch_size),
             partition=entry["partition"] or self.partition,
             fault=self.fault if self.fault.rank < workers else Fault(),
         )

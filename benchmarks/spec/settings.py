@@ -1,5 +1,6 @@
 """The sections of a benchmark's YAML: target, budget, scale, fault and sweep."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -44,6 +45,9 @@ class Scale:
         batch_size: examples a step, of each worker (weak scaling) or of all together (strong).
         scaling: `weak` gives each worker a full batch, so more workers take larger steps.
             `strong` divides one batch among the workers.
+        lr_rule: how the learning rate of the task grows with the examples that one update averages,
+            relative to `batch_size`: not at all, in proportion (Goyal et al. 2017, for SGD), or with the
+            square root (Krizhevsky 2014; Malladi et al. 2022, for Adam).
         zero_stage: the ZeRO stage within a replica, 0 to 3.
         threads: the number of CPU threads of each rank.
         accelerator: the hardware to train on. `auto` uses the GPUs if the machine has any.
@@ -52,9 +56,21 @@ class Scale:
     workers: list[int]
     batch_size: int = 256
     scaling: Literal["weak", "strong"] = "weak"
+    lr_rule: Literal["constant", "linear", "sqrt"] = "constant"
     zero_stage: Literal[0, 1, 2, 3] = 0
     threads: int = 1
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+
+    def lr_factor(self, examples: int) -> float:
+        """Returns the factor of the learning rate for updates that average so many examples."""
+        ratio = examples / self.batch_size
+        match self.lr_rule:
+            case "linear":
+                return ratio
+            case "sqrt":
+                return math.sqrt(ratio)
+            case "constant":
+                return 1.0
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from paceline.lightning_modules.backend.ledger import engine_bytes
 from paceline.lightning_modules.backend.precision import in_dtype_of
 from paceline.lightning_modules.backend.search import Dimension
 from paceline.lightning_modules.backend.state import State, tensors, trained
-from paceline.lightning_modules.backend.task import Task
+from paceline.lightning_modules.backend.task import Task, make_optimizer
 
 if TYPE_CHECKING:
     from paceline.lightning_modules.backend.strategy import DeepSpeedBackend
@@ -183,7 +183,7 @@ class Algorithm(LightningModule):
         return draw
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.task.configure_optimizer(trained(self.task))
+        return make_optimizer(self.task, trained(self.task))
 
     def training_step(self, batch: Any, _: int) -> dict[str, Tensor]:
         logits = self.task(batch)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from paceline.lightning_modules.backend.clock import Clock
 from paceline.lightning_modules.backend.ledger import Ledger
 from paceline.lightning_modules.backend.state import pack, tensors, trained, unpack
-from paceline.lightning_modules.backend.task import Task
+from paceline.lightning_modules.backend.task import Task, make_optimizer
 
 # The kinds of requests, and the tags of the messages. gloo matches messages by tag, in any order.
 PUSH, FETCH, READ, STOP = range(4)
@@ -66,7 +66,7 @@ class Shard:
         parameters, statistics = trained(model), tensors(model, "buffers")
         self.parameters = [parameters[i] for i in share if i < len(parameters)]
         self.buffers = [statistics[i - len(parameters)] for i in share if i >= len(parameters)]
-        self.optimizer = _restricted(model.configure_optimizer(parameters), self.parameters)
+        self.optimizer = _restricted(make_optimizer(model, parameters), self.parameters)
         self.lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.workers, self.staleness_aware = workers, staleness_aware
         self.clock = 0

@@ -33,6 +33,7 @@ from paceline.reports.measures.ranking import (
     seeds_needed,
 )
 from paceline.reports.measures.results import Results
+from paceline.reports.text.facts import lr_rule
 
 NONE = "–"
 NAMED = 3  # a sentence names at most so many tied configurations
@@ -186,7 +187,7 @@ def scope(results: Results) -> str:
         tuned = counted(results.benchmark["sweep"]["settings"]["trials"], "trial")
         tuning = f"each algorithm tuned with {tuned} a study"
     else:
-        tuning = "settings that this benchmark did not tune"
+        tuning = f"settings that this benchmark did not tune ({lr_rule(config['scale'])})"
     synthetic = " (synthetic)" if data["synthetic"] else ""
     return (
         f"This holds for {model} on {data['name']}{synthetic}, {data['train_rows']:,} rows to train, on"

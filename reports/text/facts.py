@@ -22,7 +22,7 @@ def facts(results: Results) -> list[list[str]]:
         ),
         "Scale": f"batch of {counted(scale['batch_size'], 'example')} "
         + ("per worker" if scale["scaling"] == "weak" else "over all workers")
-        + f" ({scale['scaling']} scaling), ZeRO stage {scale['zero_stage']},"
+        + f" ({scale['scaling']} scaling), {lr_rule(scale)}, ZeRO stage {scale['zero_stage']},"
         f" {counted(scale['threads'], 'thread')} per worker",
         "Partition": _partition(config.get("partition")),
         "Fault": _fault(config.get("fault")),
@@ -33,6 +33,17 @@ def facts(results: Results) -> list[list[str]]:
         "Code": _revision(environment["revision"]),
     }
     return [[name, value] for name, value in stated.items() if value]
+
+
+def lr_rule(scale: dict[str, Any]) -> str:
+    """How the learning rate depends on the examples that one update averages."""
+    match scale.get("lr_rule", "constant"):  # older configurations have no rule
+        case "linear":
+            return "learning rate proportional to the examples of an update"
+        case "sqrt":
+            return "learning rate proportional to the square root of the examples of an update"
+        case _:
+            return "one learning rate for updates of any size"
 
 
 def _target(results: Results) -> str:

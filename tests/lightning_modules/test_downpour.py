@@ -81,6 +81,15 @@ def burn() -> None:
         pass
 
 
+@pytest.mark.parametrize("algorithm", ["downpour", "sync_sgd"])
+def test_a_factor_of_the_learning_rate_is_another_learning_rate(algorithm: str) -> None:
+    """The parameter server makes an optimizer of its own."""
+    plain = trial(1, 6, 20, algorithm=algorithm, lr=0.2)
+    scaled = replace(trial(1, 6, 20, algorithm=algorithm, lr=0.1), lr_factor=2.0)
+    (one,), (other,) = (run_ranks(1, train, described, Plan()) for described in (plain, scaled))
+    assert np.array_equal(other["weights"], one["weights"])
+
+
 @pytest.mark.parametrize(("n_push", "n_fetch"), [(1, 1), (3, 2), (2, 5)])
 def test_the_servers_clock_is_the_number_of_pushes(n_push: int, n_fetch: int) -> None:
     ranks = results(3, hyper_parameters={"n_push": n_push, "n_fetch": n_fetch})

@@ -70,6 +70,23 @@ def test_strong_scaling_divides_the_batch_and_weak_scaling_does_not(written):
     assert batches("--scale.batch_size=64", "--scale.scaling=strong") == [64, 32, 16]
 
 
+def test_the_learning_rate_follows_the_examples_that_an_update_averages(written):
+    more = "  downpour: {workers: [2]}\n  model_averaging: {workers: [4], ranks_per_replica: 2}\nscale:"
+    path = written("scale:", more)
+
+    def factors(*overrides: str) -> dict[tuple[str, int], float]:
+        trials = load_benchmark(path, ["--scale.batch_size=64", *overrides]).trials()
+        return {(trial.label, trial.workers): trial.lr_factor for trial in trials}
+
+    weak = {("baseline", 1): 1, ("wide", 2): 2, ("wide", 4): 4}
+    weak |= {("downpour", 2): 1, ("model_averaging", 4): 2}  # replicas take their updates apart
+    assert set(factors().values()) == {1.0}
+    assert factors("--scale.lr_rule=linear") == weak
+    assert factors("--scale.lr_rule=sqrt") == {k: v**0.5 for k, v in weak.items()}
+    strong = factors("--scale.lr_rule=linear", "--scale.scaling=strong")
+    assert strong == {k: v / k[1] for k, v in weak.items()}
+
+
 def test_a_partition_holds_for_all_but_the_algorithm_that_has_its_own(written):
     path = written("{algorithm: sync_sgd}", "{algorithm: sync_sgd, partition: {kind: shared}}")
     trials = load_benchmark(path, ["--partition.kind=dirichlet", "--partition.alpha=2"]).trials()
