@@ -5,6 +5,7 @@ in `RELIED_ON`. If a name no longer exists, the test says what to do.
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +68,12 @@ RELIED_ON = (
         "check that a model with such a parameter trains (tests/models.py) without it",
     ),
     PrivateName(
+        "deepspeed",
+        "DeepSpeedEngine.allreduce_gradients",
+        "reduce_by replaces it, as it reduces the gradients of ZeRO 0 only after backward",
+        "call Reduction.finish where DeepSpeedEngine.backward now ends",
+    ),
+    PrivateName(
         "deepspeed.comm.comm",
         "cdb",
         "the ledger wraps the methods of this object to count what is sent",
@@ -105,6 +112,11 @@ def no_broadcast_of_models() -> None:
     """
     deepspeed: Any = sys.modules["deepspeed"]
     deepspeed.DeepSpeedEngine._broadcast_model = lambda _: None
+
+
+def reduce_by(finish: Callable[[], None], engine: Any) -> None:
+    """Makes an engine call `finish` at the end of every backward, and not reduce gradients itself."""
+    engine.allreduce_gradients = finish
 
 
 def allow_float64() -> None:
