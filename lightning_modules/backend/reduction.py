@@ -57,7 +57,8 @@ class Reduction:
     mean is zero. torch's DistributedDataParallel would leave it None, but it needs another all-reduce to
     find out.
 
-    With one rank, the gradients are those of backward. They are neither copied nor sent.
+    Sparse gradients become dense. With one rank, the gradients stay what backward has made. They are
+    neither copied nor sent.
 
     Args:
         parameters: the parameters, in the order of the model. It is the same on all ranks.
@@ -90,7 +91,7 @@ class Reduction:
                 f"a parameter of shape {tuple(parameter.shape)} received two gradients in one step:"
                 " under ZeRO 0, use checkpointing with use_reentrant=False"
             )
-        torch.mul(parameter.grad, 1 / self.ranks, out=view)
+        torch.mul(parameter.grad.to_dense(), 1 / self.ranks, out=view)
         parameter.grad = view
         bucket.missing -= 1
         for full in self.buckets[len(self._under_way) :]:
