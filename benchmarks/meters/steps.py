@@ -117,7 +117,7 @@ def ratio(blocks: Blocks) -> Ratio:
 
 def trials(workers: int, model: str, blocks: int) -> Iterator[Trial]:
     """Yields a short trial of every algorithm that can be measured on this number of workers."""
-    steps = (WARM_UP + blocks + 1) * BLOCK + 1
+    steps = (WARM_UP + blocks) * BLOCK + 1
     settings = {"scale.workers": [workers], "workload.task.preset": model}
     for trial in plan(workers, steps, 1, settings).trials():
         if trial.workers == workers and (workers == 1 or not trial.algorithm_class.asynchronous):
