@@ -7,6 +7,7 @@ in `RELIED_ON`. If a name no longer exists, the test says what to do.
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch.distributed
@@ -54,6 +55,12 @@ RELIED_ON = (
         "_TrainingEpochLoop._broadcast_sigterm_tensor",
         "no_broadcast_before_steps turns it off, as it keeps free replicas in step",
         "turn off whatever broadcasts from rank 0 before every step, or nothing if nothing does",
+    ),
+    PrivateName(
+        "pytorch_lightning.loops.training_epoch_loop",
+        "is_param_in_hook_signature",
+        "no_inspection_at_steps caches it, as it inspects training_step at every step",
+        "profile a step and cache what inspects it now, or nothing if nothing does",
     ),
     PrivateName(
         "deepspeed.comm.torch",
@@ -139,6 +146,30 @@ def forget_groups() -> None:
 def no_broadcast_before_steps(trainer: Trainer) -> None:
     """Keeps Lightning from broadcasting, before every step, whether rank 0 was told to end."""
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
+
+def no_inspection_at_steps() -> None:
+    """Keeps Lightning from inspecting the signature of `training_step` at every step."""
+    loop: Any = sys.modules["pytorch_lightning.loops.training_epoch_loop"]
+    inspect = loop.is_param_in_hook_signature
+    if not hasattr(inspect, "cache_info"):
+        loop.is_param_in_hook_signature = lru_cache(maxsize=1)(inspect)
+
+
+class QuickHooks:
+    """Makes Lightning's hooks quicker. It is a base class that stands before `LightningModule`.
+
+    Lightning notes in the module which hook it calls, about fifty times in a step. Each time,
+    `nn.Module.__setattr__` would look for parameters and modules.
+    """
+
+    NOTE = "_current_fx_name"
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == QuickHooks.NOTE:
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
 
 def release_parameters_of(zero_3_optimizer: Any) -> None:

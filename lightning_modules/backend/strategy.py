@@ -142,6 +142,7 @@ class DeepSpeedBackend(DeepSpeedStrategy):
         # Before every step, Lightning broadcasts from rank 0 whether training was told to end. No
         # algorithm needs that. It would synchronise replicas that should run independently.
         private.no_broadcast_before_steps(trainer)
+        private.no_inspection_at_steps()
         super().setup(trainer)
 
     def _get_process_group_backend(self) -> str:
