@@ -40,6 +40,24 @@ from paceline.lightning_modules.backend.task import Task
 BALANCE, FACTOR = 10.0, 2.0  # ratio of the residuals and change of rho, Boyd et al. equation 3.13
 
 
+class Pull(torch.autograd.Function):
+    """rho/2 |x - a|^2, of which only the gradient rho (x - a) is computed. Its value is given as 0.
+
+    Nothing reads the value. Computing it, and the gradient from it, would take most of a step.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rho: float, aims: list[Tensor], *parameters: Tensor) -> Tensor:
+        ctx.rho, ctx.aims, ctx.parameters = rho, aims, parameters
+        return parameters[0].new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, scale: Tensor) -> tuple[Any, ...]:
+        factor = ctx.rho * scale
+        pairs = zip(ctx.parameters, ctx.aims, strict=True)
+        return None, None, *((parameter - aim).mul_(factor) for parameter, aim in pairs)
+
+
 class ConsensusADMM(Algorithm):
     """Consensus ADMM between replicas of one rank each.
 
@@ -95,12 +113,11 @@ class ConsensusADMM(Algorithm):
     def _aim(self) -> None:
         """Computes z - u_i, the target of the pull, in the shapes of the parameters."""
         assert self.consensus is not None
-        aims = (self.consensus.weights - self.dual).tensors()
-        self.aims = list(zip(trained(self.task), aims, strict=True))
+        self.aims = (self.consensus.weights - self.dual).tensors()
 
     def added_loss(self, batch: Any, logits: Tensor) -> Tensor:
-        distances = [(p - aim).square().sum() for p, aim in self.aims]
-        return 0.5 * self.rho * torch.stack(distances).sum()
+        pull: Tensor = Pull.apply(self.rho, self.aims, *trained(self.task))  # type: ignore[no-untyped-call]
+        return pull
 
     def exchange(self, step: int) -> None:
         if step % self.local_steps:

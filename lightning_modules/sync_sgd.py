@@ -3,9 +3,9 @@
     g_t = 1/N sum_i grad L(x_t; B_t^i)          B_t^i: the batch of worker i, b examples
     x_{t+1} = optimizer(x_t, g_t)
 
-All workers form one replica. Inside it, DeepSpeed averages the gradients by an all-reduce (ZeRO 0 to 2)
-or a reduce-scatter (ZeRO 3). N workers with batch size b take the same steps as one worker with batch
-size N b.
+All workers form one replica. Inside it, the backend averages the gradients by all-reduces beside backward
+(ZeRO 0). Under ZeRO 1 to 3, DeepSpeed does that after backward, by an all-reduce or a reduce-scatter.
+N workers with batch size b take the same steps as one worker with batch size N b.
 
 Papers: Hegde and Usmani (2016), "Parallel and Distributed Deep Learning", for parallel SGD; Ben-Nun and
 Hoefler (2018), "Demystifying Parallel and Distributed Deep Learning", for the cost of the all-reduce.

@@ -20,6 +20,7 @@ METERS = {
     "exchanges": "how long exchanges between ranks take, compared with the model of a link",
     "ingest": "how fast Criteo rows are read, compared with pandas and polars",
     "overhead": "how much time measuring adds to a step, and what a trial costs besides training",
+    "steps": "how long a step of each algorithm takes, beside plain PyTorch",
     "coverage": "whether intervals cover and tests give no false alarms, by simulation",
 }
 

@@ -37,18 +37,24 @@ WARM_UP = 20  # first steps, which are not measured
 CONFIGURATIONS = [("baseline", 1), ("sync_sgd", 2)]
 
 
-def plan(label: str, workers: int, steps: int, evaluations: int) -> Benchmark:
-    """Returns the click-through benchmark with one trial of `steps` steps."""
-    settings = {
-        "workload.budget.examples": steps * 256 * workers,
-        "workload.budget.epochs": 1000,
-        "workload.budget.evaluations": evaluations,
-        f"algorithms.{label}.workers": [workers],
-    }
-    loaded = load_benchmark("criteo", [f"--{name}={value}" for name, value in settings.items()])
-    return Benchmark(
-        loaded.name, loaded.workload, {label: loaded.algorithms[label]}, loaded.scale, [0]
-    )
+def plan(workers: int, steps: int, evaluations: int, settings: dict[str, Any]) -> Benchmark:
+    """Returns the click-through benchmark, of which a trial on `workers` workers has `steps` steps.
+
+    Args:
+        workers: the number of workers.
+        steps: the number of steps.
+        evaluations: the number of evaluations.
+        settings: other settings, by their name in the benchmark's YAML.
+    """
+    budget = {"examples": steps * 256 * workers, "epochs": 1000, "evaluations": evaluations}
+    settings = {f"workload.budget.{name}": value for name, value in budget.items()} | settings
+    return load_benchmark("criteo", [f"--{name}={value}" for name, value in settings.items()])
+
+
+def plan_of(label: str, workers: int, steps: int, evaluations: int) -> Benchmark:
+    """Returns the click-through benchmark with a single trial of one algorithm."""
+    settings = {f"algorithms.{label}.workers": [workers]}
+    return plan(workers, steps, evaluations, settings).only([label])
 
 
 def metered_rank(trial: Trial, report: Callable[[str, Any], None]) -> list[list[float]]:
@@ -108,7 +114,7 @@ def meters(label: str, workers: int, pairs: int) -> list[str]:
     They are the wall-clock and the CPU milliseconds of a step without meters, the microseconds that the
     meters add with their 95 % interval, and this as a share of the step and of its CPU time.
     """
-    (trial,) = plan(label, workers, WARM_UP + 2 * pairs + 1, 1).trials()
+    (trial,) = plan_of(label, workers, WARM_UP + 2 * pairs + 1, 1).trials()
     with Ranks(workers, metered_rank, trial) as ranks:
         steps = {r: value for r, kind, value in ranks.messages() if kind == "result"}[0]
     cpu, wall = np.array(steps[WARM_UP : WARM_UP + 2 * pairs]).T.reshape(2, pairs, 2)
@@ -197,7 +203,7 @@ def trials(repeats: int, display: Display) -> Iterator[tuple[str, int, list[dict
     with TemporaryDirectory() as folder:
         client = open_store(f"sqlite:///{Path(folder) / 'mlflow.db'}")
         for label, workers in CONFIGURATIONS:
-            benchmark = plan(label, workers, steps=100, evaluations=2)
+            benchmark = plan_of(label, workers, steps=100, evaluations=2)
             (trial,) = benchmark.trials()
             about = prepare([trial], display)
             parent = TimedRun(client, "overhead", benchmark.identity(), about)

@@ -14,6 +14,7 @@ from torchmetrics import MeanMetric, Metric
 from paceline.lightning_modules.backend.layout import Layout
 from paceline.lightning_modules.backend.ledger import engine_bytes
 from paceline.lightning_modules.backend.precision import in_dtype_of
+from paceline.lightning_modules.backend.private import QuickHooks
 from paceline.lightning_modules.backend.search import Dimension
 from paceline.lightning_modules.backend.state import State, tensors, trained
 from paceline.lightning_modules.backend.task import Task, make_optimizer
@@ -29,7 +30,7 @@ class Undefined(RuntimeError):
     """The validation loss or metric is undefined, although the training loss is a number."""
 
 
-class Algorithm(LightningModule):
+class Algorithm(QuickHooks, LightningModule):
     """The base class of all distributed training algorithms.
 
     A subclass defines three things: how the ranks are divided into replicas (`layout`), what a replica

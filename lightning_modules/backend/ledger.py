@@ -78,7 +78,7 @@ def engine_bytes(model_bytes: float, ranks: int, zero_stage: int, backend: str =
 
     DeepSpeed 0.19 sends the following, in units of (N - 1) / N p for N ranks and p bytes of parameters:
 
-    - ZeRO 0: an all-reduce of the gradients, 2.
+    - ZeRO 0: an all-reduce of the gradients, 2. `reduction.py` sends it, in several parts.
     - ZeRO 1 and 2: an all-reduce of the gradients, of which each rank then keeps its part, and an
       all-gather of the parameters after the step, 2 + 1. These stages save memory, but no traffic.
     - ZeRO 3: a reduce-scatter of the gradients and one all-gather of the parameters, 1 + 1. Up to 10^9
@@ -100,6 +100,27 @@ def engine_bytes(model_bytes: float, ranks: int, zero_stage: int, backend: str =
             return 3 * share
 
 
+class TimedWork:
+    """An asynchronous operation. The ledger counts the time of `wait` as sending.
+
+    The time between the start of the operation and `wait` is not counted, because the rank computes
+    meanwhile.
+    """
+
+    def __init__(self, work: Any, ledger: "Ledger") -> None:
+        self._work, self._ledger = work, ledger
+
+    def wait(self, *args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return self._work.wait(*args, **kwargs)
+        finally:
+            self._ledger._add(time.perf_counter() - start)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._work, name)
+
+
 class Ledger:
     """Counts what one rank sends to others, by operation, group size and phase.
 
@@ -109,7 +130,8 @@ class Ledger:
 
     Attributes:
         phase: the current phase of every thread that is not inside `during`.
-        seconds: the seconds spent sending, by phase.
+        seconds: the seconds that a thread was held up by sending, by phase. Of an asynchronous operation,
+            these are its call and the wait for its end.
     """
 
     def __init__(self) -> None:
@@ -155,15 +177,19 @@ class Ledger:
             payload = _bytes(kwargs[argument] if argument in kwargs else args[place])
             start = time.perf_counter()
             try:
-                return method(*args, **kwargs)
+                result = method(*args, **kwargs)
             finally:
-                seconds = time.perf_counter() - start
-                phase = getattr(self._own, "phase", None) or self.phase
-                with self._lock:
-                    self._messages[operation, payload, size, name, phase] += 1
-                    self.seconds[phase] += seconds  # type: ignore[assignment]
+                self._add(time.perf_counter() - start, operation, payload, size, name)
+            return TimedWork(result, self) if hasattr(result, "wait") else result
 
         return counted
+
+    def _add(self, seconds: float, *message: Any) -> None:
+        phase = getattr(self._own, "phase", None) or self.phase
+        with self._lock:
+            if message:
+                self._messages[*message, phase] += 1
+            self.seconds[phase] += seconds  # type: ignore[assignment]
 
     def _size_and_backend(self, group: Any) -> tuple[int, str]:
         # Cached, because torch needs as much time to find them as the rest of the counting.

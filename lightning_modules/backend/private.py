@@ -5,7 +5,9 @@ in `RELIED_ON`. If a name no longer exists, the test says what to do.
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch.distributed
@@ -55,6 +57,12 @@ RELIED_ON = (
         "turn off whatever broadcasts from rank 0 before every step, or nothing if nothing does",
     ),
     PrivateName(
+        "pytorch_lightning.loops.training_epoch_loop",
+        "is_param_in_hook_signature",
+        "no_inspection_at_steps caches it, as it inspects training_step at every step",
+        "profile a step and cache what inspects it now, or nothing if nothing does",
+    ),
+    PrivateName(
         "deepspeed.comm.torch",
         "build_shm_op",
         "no_shared_memory_build replaces it, as it compiles for half a minute",
@@ -65,6 +73,12 @@ RELIED_ON = (
         "DeepSpeedEngine._broadcast_model",
         "no_broadcast_of_models replaces it, as it fails on parameters of no dimension",
         "check that a model with such a parameter trains (tests/models.py) without it",
+    ),
+    PrivateName(
+        "deepspeed",
+        "DeepSpeedEngine.allreduce_gradients",
+        "reduce_by replaces it, as it reduces the gradients of ZeRO 0 only after backward",
+        "call Reduction.finish where DeepSpeedEngine.backward now ends",
     ),
     PrivateName(
         "deepspeed.comm.comm",
@@ -107,6 +121,11 @@ def no_broadcast_of_models() -> None:
     deepspeed.DeepSpeedEngine._broadcast_model = lambda _: None
 
 
+def reduce_by(finish: Callable[[], None], engine: Any) -> None:
+    """Makes an engine call `finish` at the end of every backward, and not reduce gradients itself."""
+    engine.allreduce_gradients = finish
+
+
 def allow_float64() -> None:
     """Makes DeepSpeed reduce float64 gradients, which none of its accelerators supports by default."""
     accelerator: Any = sys.modules["deepspeed.accelerator"].get_accelerator()
@@ -127,6 +146,30 @@ def forget_groups() -> None:
 def no_broadcast_before_steps(trainer: Trainer) -> None:
     """Keeps Lightning from broadcasting, before every step, whether rank 0 was told to end."""
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
+
+def no_inspection_at_steps() -> None:
+    """Keeps Lightning from inspecting the signature of `training_step` at every step."""
+    loop: Any = sys.modules["pytorch_lightning.loops.training_epoch_loop"]
+    inspect = loop.is_param_in_hook_signature
+    if not hasattr(inspect, "cache_info"):
+        loop.is_param_in_hook_signature = lru_cache(maxsize=1)(inspect)
+
+
+class QuickHooks:
+    """Makes Lightning's hooks quicker. It is a base class that stands before `LightningModule`.
+
+    Lightning notes in the module which hook it calls, about fifty times in a step. Each time,
+    `nn.Module.__setattr__` would look for parameters and modules.
+    """
+
+    NOTE = "_current_fx_name"
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == QuickHooks.NOTE:
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
 
 def release_parameters_of(zero_3_optimizer: Any) -> None:

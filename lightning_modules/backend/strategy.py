@@ -32,6 +32,7 @@ from paceline.lightning_modules.backend.ledger import Ledger
 from paceline.lightning_modules.backend.precision import OwnPrecision
 from paceline.lightning_modules.backend.randomness import restore as restore_random
 from paceline.lightning_modules.backend.randomness import state as random_state
+from paceline.lightning_modules.backend.reduction import Reduction
 from paceline.lightning_modules.backend.state import (
     Key,
     State,
@@ -62,6 +63,8 @@ class DeepSpeedBackend(DeepSpeedStrategy):
         ledger: the count of the messages and bytes that this rank sends.
         clock: the training time of this rank.
         groups: the process groups of this rank.
+        reduction: averages the gradients inside the replica. It is None under ZeRO 1 to 3, where
+            DeepSpeed does that.
 
     Args:
         layout: how the ranks are divided into replicas.
@@ -99,6 +102,7 @@ class DeepSpeedBackend(DeepSpeedStrategy):
         self.clock: Clock
         self.groups: ReplicaGroups
         self.zero_stage = zero_stage
+        self.reduction: Reduction | None = None
         self._random_state: dict[str, Any] | None = None
 
     @property
@@ -138,6 +142,7 @@ class DeepSpeedBackend(DeepSpeedStrategy):
         # Before every step, Lightning broadcasts from rank 0 whether training was told to end. No
         # algorithm needs that. It would synchronise replicas that should run independently.
         private.no_broadcast_before_steps(trainer)
+        private.no_inspection_at_steps()
         super().setup(trainer)
 
     def _get_process_group_backend(self) -> str:
@@ -159,8 +164,12 @@ class DeepSpeedBackend(DeepSpeedStrategy):
             mpu=self.groups,
             dist_init_required=False,
         )
-        # Otherwise DeepSpeed sends all gradients as float32.
-        engine.communication_data_type = trained(self.task)[0].dtype
+        if self.zero_stage:
+            # Otherwise DeepSpeed sends all gradients as float32.
+            engine.communication_data_type = trained(self.task)[0].dtype
+        else:
+            self.reduction = Reduction(trained(model), self.groups.replica, self.layout.ranks)
+            private.reduce_by(self.reduction.finish, engine)
         if self.zero_stage_3:
             # DeepSpeed leaves the parameters in a fresh Adagrad, but in no other optimizer. It then
             # adds them a second time when it loads a checkpoint.
@@ -352,5 +361,7 @@ class DeepSpeedBackend(DeepSpeedStrategy):
             dist.barrier()
 
     def teardown(self) -> None:
+        if self.reduction is not None:
+            self.reduction.close()
         private.forget_groups()
         super().teardown()

@@ -96,9 +96,10 @@ def modelled_seconds(
 ) -> float:
     """Training time over `link`, up to a point of the curve.
 
-    The time is the compute time of the slowest rank plus the time of its exchanges. The two do not
-    overlap, because they do not overlap in DeepSpeed over gloo at ZeRO 0. The time of the exchanges up
-    to the point is that of the whole trial, multiplied by the share of messages sent by then.
+    The time is the compute time of the slowest rank plus the time of its exchanges, as if the two did not
+    overlap. Under ZeRO 0, gradients are sent beside backward, so the time is then an upper bound. The
+    time of the exchanges up to the point is that of the whole trial, multiplied by the share of messages
+    sent by then.
 
     Args:
         compute_seconds: `compute_seconds` of the curve at the point.

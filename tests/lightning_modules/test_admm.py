@@ -4,10 +4,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression
 
 from paceline.datasets.partition import Partition
-from paceline.lightning_modules.admm import ConsensusADMM
+from paceline.lightning_modules.admm import ConsensusADMM, Pull
 from tests.ranks import Plan, relative_distance, run_ranks, train
 from tests.workload import LinearRule, Tower, draw, trial
 
@@ -41,6 +42,19 @@ def optimum(penalty: str) -> np.ndarray:
     )
     weights: np.ndarray = model.fit(rows.x.numpy(), rows.y.numpy()).coef_[0]
     return weights
+
+
+def test_the_pull_has_the_gradient_of_the_squared_distance() -> None:
+    torch.manual_seed(0)
+    x = [torch.nn.Parameter(part) for part in (torch.randn(3, 2), torch.randn(4))]
+    aims = [torch.randn(3, 2), torch.randn(4)]
+    (sum(part.sum() for part in x) + 0.5 * Pull.apply(0.3, aims, *x)).backward()
+    found = [part.grad for part in x]
+    distance = sum((part - aim).square().sum() for part, aim in zip(x, aims, strict=True))
+    of_distance = torch.autograd.grad(0.5 * 0.3 * distance, x)
+    expected = [1 + 0.5 * gradient for gradient in of_distance]
+    for own, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(own, other)
 
 
 @pytest.mark.parametrize("penalty", ["l2", "l1"])

@@ -92,6 +92,9 @@ def test_n_ranks_take_the_steps_of_one_rank_and_of_torch_data_parallelism(
     assert relative_distance(weights, figures[0]["initial"]) > 1e-2
     assert relative_distance(weights, references["one rank"]) < 1e-5
     assert relative_distance(weights, references["DistributedDataParallel"]) < 1e-5
+    if zero_stage == 0 and workers == 2:
+        # With more ranks, torch adds in another order in its first step, where it has one bucket.
+        assert np.array_equal(weights, references["DistributedDataParallel"])
 
 
 def test_the_same_seed_gives_bitwise_equal_weights_and_another_seed_others() -> None:
