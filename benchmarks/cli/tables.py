@@ -82,6 +82,8 @@ def table(results: Results) -> Table:
     several = {
         name: title for name, title in ONLY_WHERE_THEY_VARY.items() if _varies(results, name)
     }
+    # The test loss is that of the model with the best loss, so it takes its place.
+    best = "test" if has_test_part(results) else "best"
     shown = {
         "algorithm": "algorithm",
         "workers": "workers",
@@ -89,14 +91,9 @@ def table(results: Results) -> Table:
         **({} if target(results) is None else to_target),
         "examples_per_s": "examples/s",
         "bytes_sent_per_worker": "MB sent/worker",
-        "best_loss": f"best {results.benchmark['loss_name']}",
+        f"{best}_loss": f"{best} {results.benchmark['loss_name']}",
         "final_loss": f"final {results.benchmark['loss_name']}",
         "final_metric": f"final {results.benchmark['metric_name']}",
-        **(
-            {"test_loss": f"test {results.benchmark['loss_name']}"}
-            if has_test_part(results)
-            else {}
-        ),
         "run_id": "run",
     }
     formats = {

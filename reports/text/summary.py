@@ -40,14 +40,15 @@ def summary(results: Results) -> dict[str, Any]:
             (f"modelled, {results.link}", 2.0),
             ("sent per worker to target", 1.9),
         ]
+    columns.append((f"best {facts['loss_name']}", 2.1))
+    if has_test_part(results):
+        columns.append((f"test {facts['loss_name']}", 2.1))
+    else:
+        columns.append(("at step", 1.4))
     columns += [
-        (f"best {facts['loss_name']}", 2.1),
-        ("at step", 1.4),
         (f"final {facts['loss_name']}", 2.1),
         (f"final {facts['metric_name']}", 2.1),
     ]
-    if has_test_part(results):
-        columns.append((f"test {facts['loss_name']}", 2.1))
     rows = [_row(results, *group) for group in configurations(results.trials)]
     header, widths = zip(*columns, strict=True)
     return {"header": list(header), "widths": list(widths), "rows": rows}
@@ -73,14 +74,16 @@ def _row(results: Results, label: str, workers: int, trials: pd.DataFrame) -> li
             mean_and_range(whole["modelled_time_to_target_s"], "{:,.1f}".format),
             mean_and_range(whole["bytes_to_target"], si_bytes),
         ]
-    test = [mean_and_range(whole["test_loss"], "{:.4f}".format)] if has_test_part(results) else []
+    if has_test_part(results):
+        beside = mean_and_range(whole["test_loss"], "{:.4f}".format)
+    else:
+        beside = mean_and_range(whole["best_step"], "{:,.0f}".format)
     return [
         *cells,
         mean_and_range(whole["best_loss"], "{:.4f}".format),
-        mean_and_range(whole["best_step"], "{:,.0f}".format),
+        beside,
         mean_and_range(whole["final_loss"], "{:.4f}".format),
         mean_and_range(whole["final_metric"], "{:.4f}".format),
-        *test,
     ]
 
 
