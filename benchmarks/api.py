@@ -19,6 +19,7 @@ def run(
     *,
     store: str | None = None,
     link: str = DEFAULT,
+    keep_going: bool = False,
 ) -> Results:
     """Runs the missing trials of a benchmark and returns the results of all its trials.
 
@@ -30,11 +31,13 @@ def run(
         settings: fields of the YAML to override, by their dotted name, e.g. `{"scale.workers": [1, 2]}`.
         store: the URI of the MLflow store. The default is the store of the command `paceline`.
         link: the preset of the network link for which times are modelled.
+        keep_going: if True, the configurations that fail in the rehearsal are left out.
 
     Raises:
         ConfigError: if a setting or a class is wrong.
         HomeError: if the folder of the state or for temporary files cannot be used, for example because
             it is read-only.
+        RehearsalFailed: if a configuration fails in the rehearsal and `keep_going` is False.
         StoreError: if the store cannot be opened.
     """
     make_ready()
@@ -44,7 +47,7 @@ def run(
     loaded = load_any(benchmark, overrides)
     client = open_store(store or default_store())
     with interruptible(), TerminalDisplay(console) as display:
-        run_benchmark(loaded, client, display)
+        run_benchmark(loaded, client, display, keep_going)
     return load(client, loaded.name, link)
 
 

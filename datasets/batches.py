@@ -107,6 +107,9 @@ class BatchStream(Sampler[Rows]):
         self.step, self.segment = step, step // self.every
         return self.segment
 
+    def begin(self) -> None:
+        """Does what every rank has to do before any rank takes a batch."""
+
     def __iter__(self) -> Iterator[Rows]:
         stop = (self.segment + 1) * self.every
         self.segment += 1
@@ -122,6 +125,7 @@ class TicketStream(BatchStream):
     All ranks draw tickets from one counter, and a ticket allows one step. A fast rank therefore takes
     more batches than a slow one. Together, the ranks take as many batches as synchronous ranks would.
     If a rank draws a ticket beyond the end of the segment, it keeps the ticket for the next segment.
+    Every rank draws its first ticket before any rank trains, so every rank has a batch in every segment.
 
     Args:
         order: the order that the batches come from.
@@ -138,6 +142,10 @@ class TicketStream(BatchStream):
         self.draw, self.own = draw, own
         self.first, self.held = 0, -1
 
+    def begin(self) -> None:
+        if self.held < 0:
+            self.held = self.first + self.draw()
+
     def go_on(self, step: int, evaluations: int) -> int:
         # Asynchronous ranks can be saved together only at an evaluation.
         self.step, self.segment = step, evaluations + 1
@@ -148,8 +156,7 @@ class TicketStream(BatchStream):
         stop = (self.segment + 1) * self.every * self.sharers
         self.segment += 1
         while True:
-            if self.held < 0:
-                self.held = self.first + self.draw()
+            self.begin()
             if self.held >= stop:
                 return
             number = self.step if self.own else self.held

@@ -77,6 +77,7 @@ class ConsensusADMM(Algorithm):
 
     name = "admm"
     title = "consensus ADMM"
+    rehearsal = {"local_steps": 1}
     search_space = {
         "local_steps": Integer(1, 100, log=True),
         "rho": Real(1e-4, 1.0, log=True),

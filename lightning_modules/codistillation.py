@@ -52,6 +52,7 @@ class Codistillation(IndependentReplicas):
 
     name = "codistillation"
     title = "codistillation"
+    rehearsal = {"burn_in": 1, "period": 1}
     zero_stages = (0, 1, 2)
     search_space = {
         "ranks_per_replica": Choice((1, 2, 4, 8)),

@@ -63,6 +63,7 @@ class Downpour(Algorithm):
 
     name = "downpour"
     title = "Downpour SGD"
+    rehearsal = {"n_push": 1, "n_fetch": 1, "warm_start": 1, "replay": None}
     search_space = {
         "n_push": Integer(1, 10, log=True),
         "n_fetch": Integer(1, 10, log=True),

@@ -45,6 +45,7 @@ class ElasticAveraging(Algorithm):
 
     name = "elastic_averaging"
     title = "elastic averaging SGD"
+    rehearsal = {"tau": 1}
     search_space = {
         "tau": Integer(1, 200, log=True),
         "beta": Real(0.1, 1.0),

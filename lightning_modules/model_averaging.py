@@ -61,6 +61,7 @@ class ModelAveraging(Algorithm):
 
     name = "model_averaging"
     title = "model averaging"
+    rehearsal = {"tau": 1, "local_epochs": None, "warmup_steps": 1}
     search_space = {
         "tau": Integer(1, 200, log=True),
         "ranks_per_replica": Choice((1, 2, 4, 8)),

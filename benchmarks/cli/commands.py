@@ -33,9 +33,11 @@ def run(options: argparse.Namespace) -> int:
     report = _report_file(options.report, benchmark.name)
     client = open_store(options.store)
     with interruptible(), TerminalDisplay(console) as display:
-        failed = run_benchmark(benchmark, client, display).failed
-    _conclude(client, benchmark.name, options.link, report, failed)
-    return 1 if failed else 0
+        outcome = run_benchmark(benchmark, client, display, options.keep_going)
+    _conclude(client, benchmark.name, options.link, report, outcome.failed)
+    if outcome.left_out:
+        console.print(f"trials left out after the rehearsal: {outcome.left_out}")
+    return 1 if outcome.failed or outcome.left_out else 0
 
 
 def sweep(options: argparse.Namespace) -> int:
@@ -52,7 +54,13 @@ def sweep(options: argparse.Namespace) -> int:
     studies = Studies(options.studies, options.heartbeat)
     with interruptible(), TerminalDisplay(console) as display:
         missing = sweep_benchmark(
-            benchmark, client, studies, options.link, display, options.share_machine
+            benchmark,
+            client,
+            studies,
+            options.link,
+            display,
+            options.share_machine,
+            options.keep_going,
         )
     _conclude(client, f"{benchmark.name}-sweep", options.link, report, missing.retrains)
     if missing.studies:

@@ -27,6 +27,7 @@ METERS = {
 # The errors that are shown in one line, by module. Errors of the operating system are too.
 MISTAKES = {
     "paceline.benchmarks.spec.plugin": "ConfigError",
+    "paceline.benchmarks.trials.rehearsal": "RehearsalFailed",
     "paceline.benchmarks.trials.rerun": "CannotRerun",
     "paceline.benchmarks.trials.store": "StoreError",
     "paceline.datasets.reading.cache": "DataError",
@@ -119,6 +120,11 @@ def parser() -> argparse.ArgumentParser:
         )
         verb.add_argument(
             "--only", metavar="LABEL,...", help="run only these algorithms of the benchmark"
+        )
+        verb.add_argument(
+            "--keep-going",
+            action="store_true",
+            help="leave out what fails in the rehearsal and run the others",
         )
         verb.add_argument("--workers", metavar="N,...", help="the same as --scale.workers=[N,...]")
         verb.add_argument("--data", metavar="PATH", help="a file or a folder with real data")
@@ -277,7 +283,7 @@ def _told(error: Exception) -> int:
     """Prints an error and returns the exit status. A mistake of the user is printed in one line."""
     if _is_mistake(error):
         _say(masked(f"error: {error}"))
-        return 2
+        return int(getattr(error, "exit_status", 2))
     print(masked("".join(traceback.format_exception(error))), end="", file=sys.stderr)
     return 1
 

@@ -93,10 +93,15 @@ class Trial:
         return self.algorithm_class.layout(self.workers, **self.hyper_parameters)
 
     @property
+    def configuration(self) -> str:
+        """The name of the trial and of those that differ from it only in the seed."""
+        workers = "1 worker" if self.workers == 1 else f"{self.workers} workers"
+        return f"{self.label}, {workers}"
+
+    @property
     def title(self) -> str:
         """The name of the trial on the terminal and in MLflow."""
-        workers = "1 worker" if self.workers == 1 else f"{self.workers} workers"
-        return f"{self.label}, {workers}, seed {self.seed}"
+        return f"{self.configuration}, seed {self.seed}"
 
     def identity(self, **facts: Any) -> str:
         """Returns 16 hex digits that identify this trial and the given facts (code, data, hardware)."""

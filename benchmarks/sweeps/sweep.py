@@ -38,6 +38,7 @@ from paceline.benchmarks.sweeps.objectives import (
 from paceline.benchmarks.sweeps.opened import DRAWN, RUN_IDS, OpenedStudy, open_study
 from paceline.benchmarks.sweeps.plan import identity, plans
 from paceline.benchmarks.sweeps.studies import Studies
+from paceline.benchmarks.trials.rehearsal import rehearsed
 from paceline.benchmarks.trials.runner import (
     Display,
     Ended,
@@ -62,6 +63,7 @@ def sweep(
     link: str,
     display: Display,
     share_machine: bool = False,
+    keep_going: bool = False,
 ) -> "Missing":
     """Runs the missing trials and retrains of a sweep. The scored trials form the benchmark NAME-sweep.
 
@@ -75,9 +77,13 @@ def sweep(
         link: the preset of `paceline.reports.measures.link` for which time is modelled.
         display: shows the progress.
         share_machine: if true, other benchmarks and sweeps may use this machine at the same time.
+        keep_going: if true, the studies whose first configuration fails in the rehearsal are left out.
 
     Returns:
         The retrains and studies that are still missing.
+
+    Raises:
+        RehearsalFailed: if a configuration fails in the rehearsal and `keep_going` is false.
     """
     if studies.mended:
         display.note(studies.mended)
@@ -91,8 +97,14 @@ def sweep(
             f"{task} states no search_space: its own settings, such as the learning rate, stay as they"
             " are, and only what the algorithms state is tuned"
         )
-    about = prepare([plan.trial({}, seed=0) for plan in planned], display)
+    trials = [plan.trial({}, seed=0) for plan in planned]
+    about = prepare(trials, display)
     facts = dict(about["facts"])
+    with nullcontext() if share_machine else machine(display):
+        able = rehearsed(trials, facts, display, keep_going)
+    failed = [plan.title for plan, t in zip(planned, trials, strict=True) if t not in able]
+    left_out += [f"{title}: it failed in the rehearsal" for title in failed]
+    planned = [plan for plan in planned if plan.title not in failed]
     if "modelled_time_to_target_s" in benchmark.sweep.objectives:
         facts["link"] = link  # modelled seconds of different links cannot be compared
     with studies.lock():
@@ -107,7 +119,7 @@ def sweep(
         for each in opened:
             work.retrain(each)
             parent.outbox.end(each.run_id, "FINISHED")
-        missing = work.describe(opened, left_out)
+        missing = replace(work.describe(opened, left_out), rehearsals=len(failed))
         parent.failed = bool(missing)
     return missing
 
@@ -120,13 +132,15 @@ class Missing:
         retrains: the number of retrains that failed. The next call tries them again.
         studies: the number of studies that used up their budget without a finished trial. The next call
             continues them if the budget is larger.
+        rehearsals: the number of studies that were left out because the rehearsal failed.
     """
 
     retrains: int
     studies: int
+    rehearsals: int = 0
 
     def __bool__(self) -> bool:
-        return self.retrains + self.studies > 0
+        return self.retrains + self.studies + self.rehearsals > 0
 
 
 @dataclass(frozen=True)

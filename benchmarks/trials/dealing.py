@@ -90,10 +90,13 @@ class SameRows(Callback):
 
 
 class Continue(Callback):
-    """Continues the stream of batches at the step of the checkpoint when training is resumed."""
+    """Begins the stream of batches, at the step of the checkpoint when training is resumed."""
 
     def __init__(self, batches: BatchStream) -> None:
         self.batches = batches
+
+    def on_train_start(self, *_: Any) -> None:
+        self.batches.begin()  # a barrier follows
 
     def on_load_checkpoint(
         self, trainer: Trainer, algorithm: LightningModule, checkpoint: dict[str, Any]

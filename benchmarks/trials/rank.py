@@ -81,6 +81,7 @@ def run_rank(
     report: Report,
     callbacks: Sequence[Callback] = (),
     checkpoint: Path | None = None,
+    rows: int | None = None,
 ) -> dict[str, Any]:
     """Trains `trial` as one of its ranks and returns the figures of this rank.
 
@@ -91,6 +92,7 @@ def run_rank(
         report: a function that sends a message to the parent.
         callbacks: additional callbacks for the trainer.
         checkpoint: the folder of a checkpoint from which training continues.
+        rows: the number of validation examples for each rank. By default, all are used.
 
     Raises:
         Diverged: if the training loss is not finite.
@@ -116,7 +118,10 @@ def run_rank(
     seen_by_all = trial.workers if trial.partition.kind == "iid" else layout.ranks
     algorithm.epoch_steps = fmean(examples) / (trial.batch_size * seen_by_all)
     batches = training_batches(trial, algorithm, parts[layout.replica_of(rank)], rank, every)
-    evaluated = validation_batches(row_count(validation), algorithm, layout, rank, evaluation_batch)
+    count = row_count(validation)
+    if rows is not None:
+        count = min(count, rows * trial.workers)
+    evaluated = validation_batches(count, algorithm, layout, rank, evaluation_batch)
     algorithm.validation_rows = evaluated
     if built.test is not None:
         rows = row_count(built.test)
@@ -125,7 +130,7 @@ def run_rank(
     if trial.accelerator == "cpu":
         keep_off_gpus()
     backend = DeepSpeedBackend(layout, trial.zero_stage)
-    first = np.arange(min(row_count(validation), PREDICTED_ROWS))
+    first = np.arange(min(count, PREDICTED_ROWS))
     to_predict = with_batches(validation, batches_of(first, evaluation_batch))
     meter = Meter(backend, trial.batch_size, to_predict, report)
     trainer = Trainer(

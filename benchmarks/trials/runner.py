@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
@@ -23,9 +23,11 @@ from paceline.benchmarks.spec.benchmark import Benchmark, Trial
 from paceline.benchmarks.spec.suitable import data_fingerprint, description, prepared
 from paceline.benchmarks.trials.conditions import Conditions
 from paceline.benchmarks.trials.environment import facts, revision
+from paceline.benchmarks.trials.rehearsal import rehearsed
 from paceline.benchmarks.trials.room import check_room
 from paceline.benchmarks.trials.tracking import BenchmarkRun, check_experiment
 from paceline.lightning_modules.backend.launch import RankFailed, Ranks
+from paceline.reports.measures.results import trial_runs
 from paceline.reports.measures.scoring import score
 
 POLL_S = 0.2  # seconds between two checks whether the machine is free
@@ -48,11 +50,15 @@ class Display(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """The numbers of trials that had finished before (`found`), were run now and failed now."""
+    """The numbers of trials that had finished before (`found`), were run now and failed now.
+
+    `left_out` is the number of those whose configuration failed in the rehearsal.
+    """
 
     found: int
     ran: int
     failed: int
+    left_out: int = 0
 
 
 @contextmanager
@@ -107,13 +113,22 @@ def prepare(trials: Sequence[Trial], display: Display) -> dict[str, Any]:
     }
 
 
-def run(benchmark: Benchmark, client: MlflowClient, display: Display) -> Outcome:
-    """Runs the missing trials of `benchmark`.
+def run(
+    benchmark: Benchmark, client: MlflowClient, display: Display, keep_going: bool = False
+) -> Outcome:
+    """Runs the missing trials of `benchmark`, after a rehearsal of their configurations.
 
     A trial that fails is recorded with the reason and does not stop the others. The next call tries it
     again. A run can be interrupted at any point without losing a finished trial.
 
+    Args:
+        benchmark: the benchmark to run.
+        client: a client of the MLflow store.
+        display: shows the progress.
+        keep_going: if True, the configurations that fail in the rehearsal are left out.
+
     Raises:
+        RehearsalFailed: if a configuration fails in the rehearsal and `keep_going` is False.
         KeyboardInterrupt: if the user interrupts the run. The current trial has then been ended and
             recorded as KILLED.
     """
@@ -122,14 +137,22 @@ def run(benchmark: Benchmark, client: MlflowClient, display: Display) -> Outcome
     for reason in dict.fromkeys(benchmark.left_out().values()):
         display.note(f"left out: {reason}")
     about = prepare(planned, display)
-    trials = {trial.identity(**about["facts"]): trial for trial in planned}
     with machine(display):
+        finished = _finished(client, benchmark.name)
+        able = rehearsed(planned, about["facts"], display, keep_going, finished)
+        trials = {trial.identity(**about["facts"]): trial for trial in able}
         identity = benchmark.identity(**about["facts"])
         with BenchmarkRun(client, benchmark.name, identity, about, display.note) as parent:
             parent.describe(benchmark, trials)
             outcome = _run_missing(trials, parent, display)
             parent.failed = outcome.failed > 0
-    return outcome
+    return replace(outcome, left_out=len(planned) - len(able))
+
+
+def _finished(client: MlflowClient, name: str) -> set[str]:
+    """Returns the identities of the finished trials of a benchmark, without opening a run of it."""
+    runs = trial_runs(client, name)
+    return {identity for identity, run in runs.items() if run.info.status == "FINISHED"}
 
 
 def _run_missing(trials: dict[str, Trial], parent: BenchmarkRun, display: Display) -> Outcome:

@@ -48,6 +48,8 @@ class Algorithm(QuickHooks, LightningModule):
             If False, each replica starts with its own weights and is evaluated alone, on all validation
             examples. Figures are then means over the replicas.
         zero_stages: the stages of ZeRO that the algorithm supports.
+        rehearsal: the largest values of hyper-parameters in a rehearsal, which has two steps and should
+            have an exchange after each. None replaces any value.
         exchanges: the number of exchanges that this rank has taken part in.
         data_share: the number of examples of this replica, divided by the number of examples of all
             replicas. The code that starts the training sets it.
@@ -71,6 +73,7 @@ class Algorithm(QuickHooks, LightningModule):
     search_space: ClassVar[dict[str, Dimension]] = {}
     asynchronous: ClassVar[bool] = False
     one_model: ClassVar[bool] = True
+    rehearsal: ClassVar[dict[str, int | None]] = {}
     zero_stages: ClassVar[tuple[int, ...]] = (0, 1, 2)  # under ZeRO 3, no rank holds all parameters
 
     def __init__(self, task: Task) -> None:

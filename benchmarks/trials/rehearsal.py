@@ -1,0 +1,208 @@
+"""Rehearses the configurations of a command before its first trial.
+
+A rehearsal does everything that a trial does, in real ranks and through the same function, but briefly:
+two steps with an exchange after each, an evaluation and predictions on a few rows, and a checkpoint from
+which two more steps are taken. So a mistake that would fail every trial is told before any trial runs.
+
+The configurations that passed are remembered in a file under `PACELINE_HOME`, one identity a line. Only
+whole lines are appended, so several processes can share the file.
+"""
+
+import inspect
+import re
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from paceline.benchmarks.spec.benchmark import Trial
+from paceline.benchmarks.spec.settings import Budget, Fault, Target
+from paceline.home import home
+from paceline.lightning_modules.backend.launch import RankFailed, Ranks
+
+STEPS = 2  # before the checkpoint, and again after it
+ROWS = 64  # validation examples of each rank
+
+
+class RehearsalFailed(RuntimeError):
+    """Configurations failed in the rehearsal, so no trial was run."""
+
+    exit_status = 1
+
+
+class Notes(Protocol):
+    """Shows lines of progress."""
+
+    def note(self, text: str) -> None: ...
+
+
+def rehearsed(
+    trials: Sequence[Trial],
+    facts: Mapping[str, Any],
+    display: Notes,
+    keep_going: bool = False,
+    finished: Collection[str] = (),
+) -> list[Trial]:
+    """Rehearses the configurations of trials and returns the trials that can run.
+
+    Args:
+        trials: the planned trials.
+        facts: the facts in their identities.
+        display: shows a line for each configuration.
+        keep_going: if True, the configurations that fail are left out.
+        finished: the identities of the trials that need no rehearsal.
+
+    Raises:
+        RehearsalFailed: if a configuration fails and `keep_going` is False, or if all fail.
+    """
+    identities = [shortened(trial).identity(**facts) for trial in trials]
+    known = passed()
+    planned = {
+        identity: trial
+        for identity, trial in reversed(list(zip(identities, trials, strict=True)))
+        if identity not in known and trial.identity(**facts) not in finished
+    }
+    failed = set()
+    for number, (identity, trial) in enumerate(reversed(planned.items()), start=1):
+        began = time.monotonic()
+        try:
+            _train_and_resume(trial)
+        except RankFailed as error:
+            outcome = f"{error}{_place(trial, error.details)}"
+            if error.error != "Diverged":  # which is a result, and its trial records it
+                failed.add(identity)
+        else:
+            _remember(identity)
+            outcome = f"passed in {time.monotonic() - began:.1f} s"
+        left_out = "left out: " if identity in failed and keep_going else ""
+        place = f"rehearsal {number}/{len(planned)}"
+        display.note(f"{left_out}{place}: {trial.configuration}: {outcome}")
+    kept = [t for i, t in zip(identities, trials, strict=True) if i not in failed]
+    if failed and not (keep_going and kept):
+        advice = "; --keep-going leaves them out and runs the others" if kept else ""
+        raise RehearsalFailed(
+            f"{len(failed)} of {len(planned)} configurations failed in the rehearsal, so no trial has"
+            f" run; the reasons are above{advice}"
+        )
+    return kept
+
+
+def shortened(trial: Trial) -> Trial:
+    """Returns the trial that stands for `trial` in a rehearsal.
+
+    Two trials with the same one are rehearsed once. It therefore has no seed, fault, target or name.
+    """
+    own = dict(trial.hyper_parameters)
+    for name, most in trial.algorithm_class.rehearsal.items():
+        given = own.get(name, most)
+        own[name] = most if given is None or most is None else min(given, most)
+    return replace(
+        _of_steps(trial, STEPS, evaluations=1),
+        benchmark="",
+        label=trial.algorithm,
+        hyper_parameters=own,
+        seed=0,
+        fault=Fault(),
+    )
+
+
+def _of_steps(trial: Trial, steps: int, evaluations: int) -> Trial:
+    examples = steps * trial.batch_size * trial.workers
+    budget = Budget(examples, epochs=examples, evaluations=evaluations)
+    return replace(trial, workload=replace(trial.workload, name="", target=Target(), budget=budget))
+
+
+def _train_and_resume(trial: Trial, rows: int | None = ROWS) -> None:
+    """Rehearses a configuration. The ranks that resume start anew, as in a later command.
+
+    Raises:
+        RankFailed: if a rank failed.
+    """
+    short = shortened(trial)
+    try:
+        with TemporaryDirectory() as folder:
+            log, checkpoint = Path(folder) / "ranks.log", Path(folder) / "checkpoint"
+            for part in (short, _of_steps(short, 2 * STEPS, evaluations=2)):
+                resume = part is not short
+                work = partial(rehearse, checkpoint=checkpoint, resume=resume, rows=rows)
+                with Ranks(trial.workers, work, part, log=log) as ranks:
+                    for _ in ranks.messages():
+                        pass
+    except RankFailed as error:
+        if error.error != "Undefined" or rows is None:
+            raise
+        _train_and_resume(trial, rows=None)  # a metric may be undefined on a few rows only
+
+
+def _place(trial: Trial, details: str) -> str:
+    """Returns the innermost line of the workload's own files in a traceback, in brackets."""
+    files = {inspect.getfile(plugin.cls) for plugin in (trial.workload.data, trial.workload.task)}
+    frames = re.findall(r'File "(.+)", line (\d+)', details)
+    lines = [f" ({Path(file).name}, line {line})" for file, line in frames if file in files]
+    return lines[-1] if lines else ""
+
+
+def rehearse(trial: Trial, report: Any, checkpoint: Path, resume: bool, rows: int | None) -> None:
+    """Does the work of one rank of a rehearsal: saves a checkpoint, or trains on from it."""
+    # Importing DeepSpeed takes seconds, so only the ranks import it.
+    from paceline.benchmarks.trials.rank import run_rank
+
+    observer = _Observer(trial.zero_stage, None if resume else checkpoint)
+    run_rank(trial, report, [observer], checkpoint if resume else None, rows)
+
+
+class _Observer(Callback):
+    """Looks for parameters without a gradient, and saves a checkpoint after the evaluation."""
+
+    def __init__(self, zero_stage: int, checkpoint: Path | None) -> None:
+        self.zero_stage, self.checkpoint = zero_stage, checkpoint
+
+    def on_train_batch_start(
+        self, trainer: Trainer, algorithm: LightningModule, batch: Any, _: int
+    ) -> None:
+        if not self.zero_stage:
+            return
+        task: Any = algorithm.task
+        named = {name: p for name, p in task.named_parameters() if p.requires_grad}
+        # Not by `backward`, which would make DeepSpeed reduce gradients that other ranks do not have.
+        loss = task.loss(task(batch), task.labels(batch))
+        gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+        own = [name for name, g in zip(named, gradients, strict=True) if g is None]
+        of_all: list[Any] = [None] * trainer.world_size
+        torch.distributed.all_gather_object(of_all, own)
+        if missing := dict.fromkeys(name for names in of_all for name in names):
+            raise ValueError(
+                f"parameters without a gradient at a step: ZeRO 0 only: {', '.join(missing)}; set"
+                " scale.zero_stage to 0"
+            )
+
+    def on_validation_end(self, trainer: Trainer, _: LightningModule) -> None:
+        if self.checkpoint is not None:
+            trainer.save_checkpoint(self.checkpoint)
+
+
+def _memory() -> Path:
+    return home() / ".cache" / "rehearsed"
+
+
+def passed() -> set[str]:
+    """Returns the identities of the configurations that have passed a rehearsal."""
+    try:
+        return set(_memory().read_text(errors="replace").split())
+    except OSError:
+        return set()
+
+
+def _remember(identity: str) -> None:
+    try:
+        _memory().parent.mkdir(parents=True, exist_ok=True)
+        with _memory().open("a") as file:  # written at once, so that no process splits a line
+            file.write(f"{identity}\n")
+    except OSError:
+        pass  # without a place to remember it, it is rehearsed again
