@@ -97,6 +97,10 @@ def _prepared(trials: Sequence[Trial]) -> LightningDataModule:
         if not len(dataset):
             raise ConfigError(f"{workload.data}: {name}() has no examples")
         _check_shares(trials, name, len(dataset))
+    with _called(workload.data, "setup('test') and test_dataloader()"):
+        tested = test_loader(data)
+    if tested is not None:
+        _check_shares(trials, "test_dataloader", len(tested.dataset))  # type: ignore[arg-type]
     with torch.no_grad():
         task = _checked_task(workload, data, loader)
         for trial in {trial.label: trial for trial in trials}.values():
@@ -107,6 +111,15 @@ def _prepared(trials: Sequence[Trial]) -> LightningDataModule:
     if stages := {trial.zero_stage for trial in trials} - {0}:
         check_under_zero(workload.task, task, min(stages))
     return data
+
+
+def test_loader(data: LightningDataModule) -> DataLoader[Any] | None:
+    """Returns the loader of the test part of a data module, or None if there is none."""
+    if type(data).test_dataloader is LightningDataModule.test_dataloader:
+        return None
+    data.setup("test")
+    loader = data.test_dataloader()
+    return loader if isinstance(loader, DataLoader) else None
 
 
 def _check_shares(trials: Sequence[Trial], loader: str, rows: int) -> None:

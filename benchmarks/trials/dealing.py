@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
-from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -46,15 +46,6 @@ def schedule(trial: Trial, rows: int) -> tuple[int, int]:
     steps = max(1, round(examples / (trial.batch_size * trial.workers)))
     every = max(1, round(steps / budget.evaluations))
     return every * max(1, round(steps / every)), every
-
-
-def test_loader(data: LightningDataModule) -> DataLoader[Any] | None:
-    """Returns the loader of the test part of a data module, or None if there is none."""
-    if type(data).test_dataloader is LightningDataModule.test_dataloader:
-        return None
-    data.setup("test")
-    loader = data.test_dataloader()
-    return loader if isinstance(loader, DataLoader) else None
 
 
 def seen_of(loader: DataLoader[Any]) -> str:

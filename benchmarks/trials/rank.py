@@ -17,6 +17,7 @@ from pytorch_lightning import Callback, LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
 from paceline.benchmarks.spec.benchmark import Trial
+from paceline.benchmarks.spec.suitable import test_loader
 from paceline.benchmarks.trials.dealing import (
     EVALUATION_BATCH,
     Continue,
@@ -27,7 +28,6 @@ from paceline.benchmarks.trials.dealing import (
     schedule,
     seen_of,
     stream,
-    test_loader,
     training_batches,
     validation_batches,
 )
@@ -92,7 +92,8 @@ def run_rank(
         report: a function that sends a message to the parent.
         callbacks: additional callbacks for the trainer.
         checkpoint: the folder of a checkpoint from which training continues.
-        rows: the number of validation examples for each rank. By default, all are used.
+        rows: the number of validation examples and of test examples for each rank. By default, all are
+            used.
 
     Raises:
         Diverged: if the training loss is not finite.
@@ -118,19 +119,19 @@ def run_rank(
     seen_by_all = trial.workers if trial.partition.kind == "iid" else layout.ranks
     algorithm.epoch_steps = fmean(examples) / (trial.batch_size * seen_by_all)
     batches = training_batches(trial, algorithm, parts[layout.replica_of(rank)], rank, every)
-    count = row_count(validation)
-    if rows is not None:
-        count = min(count, rows * trial.workers)
-    evaluated = validation_batches(count, algorithm, layout, rank, evaluation_batch)
+
+    def evaluated_by_rank(loader: DataLoader[Any]) -> list[list[int]]:
+        count = row_count(loader) if rows is None else min(row_count(loader), rows * trial.workers)
+        return validation_batches(count, algorithm, layout, rank, evaluation_batch)
+
+    evaluated = evaluated_by_rank(validation)
     algorithm.validation_rows = evaluated
     if built.test is not None:
-        rows = row_count(built.test)
-        tested = validation_batches(rows, algorithm, layout, rank, evaluation_batch)
-        algorithm.test_batches = with_batches(built.test, tested)
+        algorithm.test_batches = with_batches(built.test, evaluated_by_rank(built.test))
     if trial.accelerator == "cpu":
         keep_off_gpus()
     backend = DeepSpeedBackend(layout, trial.zero_stage)
-    first = np.arange(min(count, PREDICTED_ROWS))
+    first = np.arange(min(row_count(validation), PREDICTED_ROWS if rows is None else rows))
     to_predict = with_batches(validation, batches_of(first, evaluation_batch))
     meter = Meter(backend, trial.batch_size, to_predict, report)
     trainer = Trainer(

@@ -1,8 +1,8 @@
 """Rehearses the configurations of a command before its first trial.
 
 A rehearsal does everything that a trial does, in real ranks and through the same function, but briefly:
-two steps with an exchange after each, an evaluation and predictions on a few rows, and a checkpoint from
-which two more steps are taken. So a mistake that would fail every trial is told before any trial runs.
+two steps with an exchange after each, and an evaluation and predictions on a few rows. So a mistake that
+would fail every trial is told before any trial runs.
 
 The configurations that passed are remembered in a file under `PACELINE_HOME`, one identity a line. Only
 whole lines are appended, so several processes can share the file.
@@ -13,7 +13,6 @@ import re
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
@@ -26,8 +25,9 @@ from paceline.benchmarks.spec.settings import Budget, Fault, Target
 from paceline.home import home
 from paceline.lightning_modules.backend.launch import RankFailed, Ranks
 
-STEPS = 2  # before the checkpoint, and again after it
+STEPS = 2
 ROWS = 64  # validation examples of each rank
+RESULTS = ("Diverged", "Undefined")  # errors that a trial records as its result
 
 
 class RehearsalFailed(RuntimeError):
@@ -72,10 +72,10 @@ def rehearsed(
     for number, (identity, trial) in enumerate(reversed(planned.items()), start=1):
         began = time.monotonic()
         try:
-            _train_and_resume(trial)
+            _rehearse(trial)
         except RankFailed as error:
             outcome = f"{error}{_place(trial, error.details)}"
-            if error.error != "Diverged":  # which is a result, and its trial records it
+            if error.error not in RESULTS:
                 failed.add(identity)
         else:
             _remember(identity)
@@ -102,9 +102,12 @@ def shortened(trial: Trial) -> Trial:
     for name, most in trial.algorithm_class.rehearsal.items():
         given = own.get(name, most)
         own[name] = most if given is None or most is None else min(given, most)
+    examples = STEPS * trial.batch_size * trial.workers
+    budget = Budget(examples, epochs=examples, evaluations=1)
     return replace(
-        _of_steps(trial, STEPS, evaluations=1),
+        trial,
         benchmark="",
+        workload=replace(trial.workload, name="", target=Target(), budget=budget),
         label=trial.algorithm,
         hyper_parameters=own,
         seed=0,
@@ -112,32 +115,17 @@ def shortened(trial: Trial) -> Trial:
     )
 
 
-def _of_steps(trial: Trial, steps: int, evaluations: int) -> Trial:
-    examples = steps * trial.batch_size * trial.workers
-    budget = Budget(examples, epochs=examples, evaluations=evaluations)
-    return replace(trial, workload=replace(trial.workload, name="", target=Target(), budget=budget))
-
-
-def _train_and_resume(trial: Trial, rows: int | None = ROWS) -> None:
-    """Rehearses a configuration. The ranks that resume start anew, as in a later command.
+def _rehearse(trial: Trial) -> None:
+    """Rehearses a configuration.
 
     Raises:
         RankFailed: if a rank failed.
     """
-    short = shortened(trial)
-    try:
-        with TemporaryDirectory() as folder:
-            log, checkpoint = Path(folder) / "ranks.log", Path(folder) / "checkpoint"
-            for part in (short, _of_steps(short, 2 * STEPS, evaluations=2)):
-                resume = part is not short
-                work = partial(rehearse, checkpoint=checkpoint, resume=resume, rows=rows)
-                with Ranks(trial.workers, work, part, log=log) as ranks:
-                    for _ in ranks.messages():
-                        pass
-    except RankFailed as error:
-        if error.error != "Undefined" or rows is None:
-            raise
-        _train_and_resume(trial, rows=None)  # a metric may be undefined on a few rows only
+    with TemporaryDirectory() as folder:
+        log = Path(folder) / "ranks.log"
+        with Ranks(trial.workers, perform, shortened(trial), log=log) as ranks:
+            for _ in ranks.messages():
+                pass
 
 
 def _place(trial: Trial, details: str) -> str:
@@ -148,26 +136,20 @@ def _place(trial: Trial, details: str) -> str:
     return lines[-1] if lines else ""
 
 
-def rehearse(trial: Trial, report: Any, checkpoint: Path, resume: bool, rows: int | None) -> None:
-    """Does the work of one rank of a rehearsal: saves a checkpoint, or trains on from it."""
+def perform(trial: Trial, report: Any) -> None:
+    """Does the work of one rank of a rehearsal."""
     # Importing DeepSpeed takes seconds, so only the ranks import it.
     from paceline.benchmarks.trials.rank import run_rank
 
-    observer = _Observer(trial.zero_stage, None if resume else checkpoint)
-    run_rank(trial, report, [observer], checkpoint if resume else None, rows)
+    run_rank(trial, report, [_Gradients()] if trial.zero_stage else [], rows=ROWS)
 
 
-class _Observer(Callback):
-    """Looks for parameters without a gradient, and saves a checkpoint after the evaluation."""
-
-    def __init__(self, zero_stage: int, checkpoint: Path | None) -> None:
-        self.zero_stage, self.checkpoint = zero_stage, checkpoint
+class _Gradients(Callback):
+    """Looks for parameters without a gradient, which ZeRO 1 to 3 do not support."""
 
     def on_train_batch_start(
         self, trainer: Trainer, algorithm: LightningModule, batch: Any, _: int
     ) -> None:
-        if not self.zero_stage:
-            return
         task: Any = algorithm.task
         named = {name: p for name, p in task.named_parameters() if p.requires_grad}
         # Not by `backward`, which would make DeepSpeed reduce gradients that other ranks do not have.
@@ -181,10 +163,6 @@ class _Observer(Callback):
                 f"parameters without a gradient at a step: ZeRO 0 only: {', '.join(missing)}; set"
                 " scale.zero_stage to 0"
             )
-
-    def on_validation_end(self, trainer: Trainer, _: LightningModule) -> None:
-        if self.checkpoint is not None:
-            trainer.save_checkpoint(self.checkpoint)
 
 
 def _memory() -> Path:

@@ -25,9 +25,8 @@ from paceline.benchmarks.trials.conditions import Conditions
 from paceline.benchmarks.trials.environment import facts, revision
 from paceline.benchmarks.trials.rehearsal import rehearsed
 from paceline.benchmarks.trials.room import check_room
-from paceline.benchmarks.trials.tracking import BenchmarkRun, check_experiment
+from paceline.benchmarks.trials.tracking import BenchmarkRun, check_experiment, finished_trials
 from paceline.lightning_modules.backend.launch import RankFailed, Ranks
-from paceline.reports.measures.results import trial_runs
 from paceline.reports.measures.scoring import score
 
 POLL_S = 0.2  # seconds between two checks whether the machine is free
@@ -138,7 +137,7 @@ def run(
         display.note(f"left out: {reason}")
     about = prepare(planned, display)
     with machine(display):
-        finished = _finished(client, benchmark.name)
+        finished = finished_trials(client, benchmark.name)
         able = rehearsed(planned, about["facts"], display, keep_going, finished)
         trials = {trial.identity(**about["facts"]): trial for trial in able}
         identity = benchmark.identity(**about["facts"])
@@ -147,12 +146,6 @@ def run(
             outcome = _run_missing(trials, parent, display)
             parent.failed = outcome.failed > 0
     return replace(outcome, left_out=len(planned) - len(able))
-
-
-def _finished(client: MlflowClient, name: str) -> set[str]:
-    """Returns the identities of the finished trials of a benchmark, without opening a run of it."""
-    runs = trial_runs(client, name)
-    return {identity for identity, run in runs.items() if run.info.status == "FINISHED"}
 
 
 def _run_missing(trials: dict[str, Trial], parent: BenchmarkRun, display: Display) -> Outcome:

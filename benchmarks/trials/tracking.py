@@ -47,6 +47,12 @@ def _unheard(_: str) -> None:
     """Ignores a note."""
 
 
+def finished_trials(client: MlflowClient, name: str) -> set[str]:
+    """Returns the ids of the finished trials of all benchmarks of that name."""
+    runs = trial_runs(client, name)
+    return {trial_id for trial_id, run in runs.items() if run.info.status == "FINISHED"}
+
+
 def check_experiment(client: MlflowClient, name: str) -> None:
     """Checks that the experiment of a benchmark can take runs.
 
@@ -187,8 +193,7 @@ class BenchmarkRun:
     def finished_trials(self) -> set[str]:
         """Returns the ids of the finished trials of this benchmark and of others with its name."""
         self.outbox.settle()
-        runs = trial_runs(self.client, self.name)
-        return {trial_id for trial_id, run in runs.items() if run.info.status == "FINISHED"}
+        return finished_trials(self.client, self.name)
 
     def start(
         self, trial: Trial, trial_id: str, kind: str = "trial", under: str | None = None
