@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics import MeanAbsoluteError
 from torchmetrics.classification import BinaryAUROC
@@ -227,3 +228,34 @@ class WithTestPart(LinearRule):
 
     def test_dataloader(self) -> DataLoader[Rows]:
         return DataLoader(RowsDataset(self.tested), collate_fn=collate)
+
+
+class Weighted(Tower):
+    """A tower whose loss is a mean weighted by the class. A class of weight 0 is ignored.
+
+    Args:
+        features: of an example; the data's.
+        zero: the weight of the class 0. That of the other class is 10.
+        lr: the learning rate of plain SGD.
+    """
+
+    def __init__(self, features: int, zero: float = 1.0, lr: float = 0.1) -> None:
+        super().__init__(features, lr=lr)
+        self.zero = zero
+
+    def weights(self, labels: Tensor) -> Tensor:
+        return torch.where(labels > 0.5, 10.0, self.zero)
+
+    def loss_weight(self, labels: Tensor) -> Tensor:
+        return self.weights(labels).sum()
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        own = binary_cross_entropy_with_logits(logits, labels, reduction="none")
+        weights = self.weights(labels)
+        return (weights * own).sum() / weights.sum()
+
+
+class Unstated(Weighted):
+    """The same without a word on the weights."""
+
+    loss_weight = None  # type: ignore[assignment]

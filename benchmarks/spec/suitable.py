@@ -21,8 +21,9 @@ from paceline.datasets.reading.cache import DataError
 from paceline.lightning_modules.backend import randomness
 from paceline.lightning_modules.backend.precision import in_dtype_of
 from paceline.lightning_modules.backend.state import trained
-from paceline.lightning_modules.backend.task import Task
+from paceline.lightning_modules.backend.task import Task, loss_weight
 
+LOOKED_AT = 16  # validation examples on which the weights of the loss are checked
 NAMES = {
     "loss_name": "the loss in the words of the workload, with its unit",
     "metric_name": "the metric beside it",
@@ -135,8 +136,9 @@ def _check_shares(trials: Sequence[Trial], loader: str, rows: int) -> None:
 def _checked_task(workload: Workload, data: LightningDataModule, loader: DataLoader[Any]) -> Any:
     plugin = workload.task
     with _called(workload.data, "reading validation examples"):
-        rows = range(len(loader.dataset))[:2]  # type: ignore[arg-type]
-        (batch,) = with_batches(loader, [list(rows)])
+        count = len(loader.dataset)  # type: ignore[arg-type]
+        spread = range(0, count, max(1, count // LOOKED_AT))
+        batch, more = with_batches(loader, [list(range(count)[:2]), list(spread)])
     with _called(plugin, "building it"):
         task = workload.build_task(data).eval()
     _check_dtype(plugin, task)
@@ -173,12 +175,37 @@ def _checked_task(workload: Workload, data: LightningDataModule, loader: DataLoa
             raise TypeError(f"a {type(metric).__name__} is no torchmetrics.Metric")
         metric.update(served, labels)
     _check_scalar(plugin, metric)
+    more = in_dtype_of(task, more)
+    _check_weights(plugin, task, task(more), task.labels(more))
     with _called(plugin, "configure_optimizer(parameters)"):
         optimizer = task.configure_optimizer(trained(task))
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(f"a {type(optimizer).__name__} is no torch.optim.Optimizer")
     check_optimized(plugin, task, optimizer)
     return task
+
+
+def _check_weights(plugin: Plugin, task: Any, logits: Tensor, labels: Tensor) -> None:
+    """Checks that the loss of some rows is the weighted mean of their losses, as evaluation assumes."""
+    rows = [slice(i, i + 1) for i in range(len(labels))]
+    with _called(plugin, "loss_weight(labels)"):
+        weights = [loss_weight(task, labels[row]) for row in rows]
+    with _called(plugin, "loss of single rows"):
+        parts = [
+            weight * task.loss(logits[row], labels[row]).double()
+            for weight, row in zip(weights, rows, strict=True)
+            if weight
+        ]
+        whole = task.loss(logits, labels).double()
+    if not parts:
+        return
+    mean = sum(parts) / sum(weights)
+    if torch.isfinite(whole) and not torch.isclose(whole, mean, rtol=1e-3, atol=1e-6):
+        raise ConfigError(
+            f"{plugin}: the loss of {len(rows)} validation examples is {whole:.4f}, and the mean of"
+            f" their losses is {mean:.4f}; define loss_weight(labels), the weight of some rows in the"
+            " loss, so that batches can be added up"
+        )
 
 
 def _check_dtype(plugin: Plugin, task: nn.Module) -> None:

@@ -17,7 +17,7 @@ from paceline.lightning_modules.backend.precision import in_dtype_of
 from paceline.lightning_modules.backend.private import QuickHooks
 from paceline.lightning_modules.backend.search import Dimension
 from paceline.lightning_modules.backend.state import State, tensors, trained
-from paceline.lightning_modules.backend.task import Task, make_optimizer
+from paceline.lightning_modules.backend.task import Task, loss_weight, make_optimizer
 
 if TYPE_CHECKING:
     from paceline.lightning_modules.backend.strategy import DeepSpeedBackend
@@ -274,14 +274,21 @@ class Algorithm(QuickHooks, LightningModule):
     def _evaluate(self, what: str, logits: Tensor, labels: Tensor, index: int) -> None:
         loss = self._update(self.evaluation, what, logits, labels)
         if not loss.isfinite():
-            rows = (slice(i, i + 1) for i in range(len(labels)))
-            losses = [self.task.loss(logits[row], labels[row]) for row in rows]
-            place = next((i for i, own in enumerate(losses) if not own.isfinite()), 0)
+            rows = [slice(i, i + 1) for i in range(len(labels))]
+            wrong = (
+                i
+                for i, row in enumerate(rows)
+                if loss_weight(self.task, labels[row])
+                and not self.task.loss(logits[row], labels[row]).isfinite()
+            )
+            place = next(wrong, 0)
             self.not_finite = min(self.not_finite, int(self.validation_rows[index][place]))
 
     def _update(self, metrics: nn.ModuleDict, what: str, logits: Tensor, labels: Tensor) -> Tensor:
         """Adds a batch to the metrics of `what` and returns its loss."""
-        loss = self.task.loss(logits, labels)
-        cast(Metric, metrics[f"{what}_loss"]).update(loss, weight=len(labels))
+        weight = loss_weight(self.task, labels)
+        # The mean over nothing is not a number, and it has no part in the mean over all.
+        loss = self.task.loss(logits, labels) if weight else logits.new_zeros(())
+        cast(Metric, metrics[f"{what}_loss"]).update(loss, weight=weight)
         cast(Metric, metrics[f"{what}_metric"]).update(self.task.probabilities(logits), labels)
         return loss

@@ -67,3 +67,12 @@ def make_optimizer(task: Any, parameters: Iterable[nn.Parameter]) -> torch.optim
     for group in optimizer.param_groups:
         group["lr"] *= getattr(task, "lr_factor", 1.0)
     return optimizer
+
+
+def loss_weight(task: Any, labels: Tensor) -> float:
+    """Returns the weight of some rows in a mean of losses.
+
+    It is the task's `loss_weight(labels)` if it has that method, and the number of rows otherwise.
+    """
+    own = getattr(task, "loss_weight", None)
+    return float(len(labels) if own is None else own(labels))

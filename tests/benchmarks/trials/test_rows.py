@@ -11,13 +11,15 @@ import pytest
 import torch
 
 from paceline.benchmarks.spec.benchmark import Trial
-from paceline.benchmarks.spec.plugin import Plugin
+from paceline.benchmarks.spec.plugin import ConfigError, Plugin
+from paceline.benchmarks.spec.suitable import prepared
 from paceline.benchmarks.trials.rank import build
 from paceline.lightning_modules.backend import randomness
 from paceline.lightning_modules.backend.launch import RankFailed
-from tests.models import Drawn
+from paceline.lightning_modules.backend.task import loss_weight
+from tests.models import Drawn, Weighted
 from tests.ranks import Plan, run_ranks, train
-from tests.workload import LinearRule, Tower, trial
+from tests.workload import VALIDATION_ROWS, LinearRule, Tower, draw, trial
 
 STEPS = 20
 
@@ -114,3 +116,34 @@ def test_labels_reach_the_metric_as_they_are() -> None:
     error = (torch.sigmoid(tower(rows)) - rows.y).abs().mean().item()
     assert set(rows.y.tolist()) == {0.25, 0.75}
     assert ranks[0]["points"][-1]["validation_metric"] == pytest.approx(error, rel=1e-5)
+
+
+# Weighted means
+
+
+@pytest.mark.parametrize("zero", [1.0, 0.0])
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_a_weighted_loss_is_that_of_all_rows_together_on_any_number_of_workers(
+    workers: int, zero: float
+) -> None:
+    described = trial(workers, 30, STEPS, model="tests.models:Weighted", zero=zero)
+    rank = results(described)[0]
+    model, rows = Weighted(LinearRule.features, zero=zero), draw(VALIDATION_ROWS, 2)
+    torch.nn.utils.vector_to_parameters(torch.tensor(rank["weights"]), model.parameters())
+    expected = model.loss(model(rows), rows.y).item()
+    assert rank["points"][-1]["validation_loss"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_rows_that_are_ignored_have_no_loss_to_be_finite() -> None:
+    """A batch may hold only rows of the class that is ignored, whose mean is no number."""
+    model, ignored = Weighted(LinearRule.features, zero=0.0), torch.zeros(1)
+    assert loss_weight(model, ignored) == 0
+    assert model.loss(torch.zeros(1), ignored).isnan()
+    assert loss_weight(Tower(LinearRule.features), ignored) == 1
+
+
+def test_a_weighted_loss_that_does_not_say_so_is_refused_in_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"the mean of their losses is .*; define loss_weight"):
+        prepared([trial(model="tests.models:Unstated")])
+    prepared([trial(model="tests.models:Weighted")])
+    prepared([trial(model="tests.models:Weighted", zero=0.0)])
