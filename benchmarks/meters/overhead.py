@@ -27,8 +27,8 @@ from scipy.stats import bootstrap
 
 from paceline.benchmarks.spec.benchmark import Benchmark, Trial
 from paceline.benchmarks.spec.reading import load_benchmark
-from paceline.benchmarks.trials.display import TerminalDisplay, console
-from paceline.benchmarks.trials.runner import Display, prepare, run_trial
+from paceline.benchmarks.trials.display import Display, TerminalDisplay, console
+from paceline.benchmarks.trials.runner import prepare, run_trial
 from paceline.benchmarks.trials.store import open_store
 from paceline.benchmarks.trials.tracking import BenchmarkRun
 from paceline.lightning_modules.backend.launch import Ranks, start_fork_server

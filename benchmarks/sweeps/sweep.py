@@ -38,13 +38,13 @@ from paceline.benchmarks.sweeps.objectives import (
 from paceline.benchmarks.sweeps.opened import DRAWN, RUN_IDS, OpenedStudy, open_study
 from paceline.benchmarks.sweeps.plan import identity, plans
 from paceline.benchmarks.sweeps.studies import Studies
+from paceline.benchmarks.trials.display import Display
+from paceline.benchmarks.trials.lock import machine
 from paceline.benchmarks.trials.rehearsal import rehearsed
 from paceline.benchmarks.trials.runner import (
-    Display,
     Ended,
     Stop,
     Watch,
-    machine,
     prepare,
     run_trial,
 )

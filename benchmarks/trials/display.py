@@ -6,6 +6,7 @@ On a terminal it shows bars. Elsewhere it prints a line for each trial and one f
 import sys
 import time
 from types import TracebackType
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -15,6 +16,18 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 console = Console(width=None if sys.stdout.isatty() else 180, highlight=False, markup=False)
 
 SAID_EVERY_S = 30.0  # seconds between two lines of progress if there is no terminal
+
+
+class Display(Protocol):
+    """Shows the progress of trials."""
+
+    def note(self, text: str) -> None: ...
+
+    def trial(self, title: str, index: int, total: int) -> None: ...
+
+    def progress(self, step: int, steps: int, loss: float | None) -> None: ...
+
+    def ended(self, title: str, outcome: str) -> None: ...
 
 
 class TerminalDisplay:

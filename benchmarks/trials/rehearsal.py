@@ -15,13 +15,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from paceline.benchmarks.spec.benchmark import Trial
 from paceline.benchmarks.spec.settings import Budget, Fault, Target
+from paceline.benchmarks.trials.display import Display
 from paceline.home import home
 from paceline.lightning_modules.backend.launch import RankFailed, Ranks
 
@@ -36,16 +37,10 @@ class RehearsalFailed(RuntimeError):
     exit_status = 1
 
 
-class Notes(Protocol):
-    """Shows lines of progress."""
-
-    def note(self, text: str) -> None: ...
-
-
 def rehearsed(
     trials: Sequence[Trial],
     facts: Mapping[str, Any],
-    display: Notes,
+    display: Display,
     keep_going: bool = False,
     finished: Collection[str] = (),
 ) -> list[Trial]:

@@ -1,18 +1,14 @@
 """Runs the missing trials of a benchmark, one after the other."""
 
-import errno
 import math
-import os
 import random
-import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,29 +18,18 @@ from numpy.typing import NDArray
 from paceline.benchmarks.spec.benchmark import Benchmark, Trial
 from paceline.benchmarks.spec.suitable import data_fingerprint, description, prepared
 from paceline.benchmarks.trials.conditions import Conditions
+from paceline.benchmarks.trials.display import Display
 from paceline.benchmarks.trials.environment import facts, revision
+from paceline.benchmarks.trials.lock import machine
 from paceline.benchmarks.trials.rehearsal import rehearsed
 from paceline.benchmarks.trials.room import check_room
 from paceline.benchmarks.trials.tracking import BenchmarkRun, check_experiment, finished_trials
 from paceline.lightning_modules.backend.launch import RankFailed, Ranks
 from paceline.reports.measures.scoring import score
 
-POLL_S = 0.2  # seconds between two checks whether the machine is free
 Watch = Callable[[dict[str, float]], None]
 Rank = Callable[[Trial, Any], dict[str, Any]]
 LOG_LIMIT = 20_000  # characters of the ranks' output that are kept with a failure
-
-
-class Display(Protocol):
-    """Shows the progress of trials."""
-
-    def note(self, text: str) -> None: ...
-
-    def trial(self, title: str, index: int, total: int) -> None: ...
-
-    def progress(self, step: int, steps: int, loss: float | None) -> None: ...
-
-    def ended(self, title: str, outcome: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -58,35 +43,6 @@ class Outcome:
     ran: int
     failed: int
     left_out: int = 0
-
-
-@contextmanager
-def machine(display: Display) -> Iterator[None]:
-    """Reserves this machine for one benchmark, because two at once would distort each other's times.
-
-    The lock is the name of a socket in the kernel. It needs no file, holds for all users and ends with
-    its process. If a machine is divided, for example by cpusets, set `PACELINE_MACHINE` to a different
-    name in each part.
-    """
-    name = f"\0paceline/{os.environ.get('PACELINE_MACHINE', '')}"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as lock:
-        waiting = False
-        while not _bound(lock, name):
-            if not waiting:
-                display.note("another benchmark is running on this machine; waiting for it to end")
-            waiting = True
-            time.sleep(POLL_S)
-        yield
-
-
-def _bound(lock: socket.socket, name: str) -> bool:
-    try:
-        lock.bind(name)
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise
-        return False
-    return True
 
 
 def prepare(trials: Sequence[Trial], display: Display) -> dict[str, Any]:
