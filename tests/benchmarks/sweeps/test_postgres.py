@@ -24,7 +24,7 @@ from tests.sweeps import Sweep, read_until
 pytestmark = pytest.mark.timeout(300)
 
 SLOW = "--workload.data.pause_s=0.06"  # so that a trial lasts long enough to be interrupted
-ONE_STUDY = "--sweep.algorithms=[sync_sgd]"
+ONE_STUDY = ("--sweep.algorithms=[sync_sgd]",)
 
 
 class Server:

@@ -17,7 +17,7 @@ from tests.reports.measures.claims_store import CLAIM
 # another kind of partition or fault read, or that the data give the model.
 FREE = re.compile(
     r"name|workload\.name|seeds|sweep.*|scale\.(workers|threads|accelerator)|.*\.(workers|source|defaults)"
-    r"|workload\.data\.arguments\.(cache_dir|on_bad_rows|validation_fraction)"
+    r"|workload\.data\.arguments\.(cache_dir|on_bad_rows|validation_fraction|test_rows)"
     r"|(.*\.)?partition\.(shards|alpha)|fault\.(rank|step|factor)"
     r"|workload\.task\.arguments\.(integers|categoricals)"
 )
