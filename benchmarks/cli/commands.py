@@ -95,7 +95,9 @@ def _benchmark(options: argparse.Namespace) -> "Benchmark":
         benchmark = load_workload(options.workload, overrides)
     else:
         benchmark = load_benchmark(options.name, overrides)
-    return benchmark.only(options.only.split(",")) if options.only else benchmark
+    if options.only:
+        benchmark = benchmark.only(options.only.split(","))
+    return benchmark.on(benchmark.scale.workers) if options.workers else benchmark
 
 
 def show_fields(name: str) -> None:

@@ -126,7 +126,7 @@ def parser() -> argparse.ArgumentParser:
             action="store_true",
             help="leave out what fails in the rehearsal and run the others",
         )
-        verb.add_argument("--workers", metavar="N,...", help="the same as --scale.workers=[N,...]")
+        verb.add_argument("--workers", metavar="N,...", help="run only on these numbers of workers")
         verb.add_argument("--data", metavar="PATH", help="a file or a folder with real data")
         verb.add_argument(
             "--on-bad-rows",

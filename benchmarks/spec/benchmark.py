@@ -182,6 +182,26 @@ class Benchmark:
                 )
         return replace(self, algorithms={k: v for k, v in self.algorithms.items() if k in labels})
 
+    def on(self, workers: list[int]) -> "Benchmark":
+        """Returns the same benchmark on these numbers of workers only.
+
+        An algorithm that has a single number of workers of its own keeps it, as the baseline does. One
+        that has several, but none of these, is removed.
+
+        Raises:
+            ConfigError: if no algorithm is left.
+        """
+        entries = {}
+        for label, entry in self.algorithms.items():
+            own = entry["workers"] or []
+            kept = own if len(own) < 2 else [n for n in own if n in workers]
+            if kept or not own:
+                entries[label] = entry | {"workers": kept or entry["workers"]}
+        if not entries:
+            numbers = ", ".join(map(str, workers))
+            raise ConfigError(f"--workers: no algorithm of {self.name} runs on {numbers} workers")
+        return replace(self, algorithms=entries, sweep=replace(self.sweep, workers=workers))
+
     def left_out(self) -> dict[tuple[str, int], str]:
         """Returns the algorithms that cannot run, as (label, number of workers), with the reasons.
 

@@ -19,6 +19,7 @@ algorithms:
   baseline: {workers: [1]}
   sync_sgd:
   often [tau=2]: {algorithm: model_averaging, tau: 2}
+  large: {algorithm: sync_sgd, workers: [3, 4]}
 scale: {workers: [2, 4], batch_size: 10}
 """
 
@@ -60,6 +61,13 @@ def test_some_algorithms_and_scales_are_picked(asked) -> None:
     assert cells(benchmark) == [("baseline", 1), ("often [tau=2]", 2), ("often [tau=2]", 3)]
 
 
+def test_an_algorithm_with_numbers_of_workers_of_its_own_is_picked_on_those_of_them(asked) -> None:
+    benchmark, _ = asked("run", "small.yaml", "--only=large,baseline", "--workers=1,4")
+    assert cells(benchmark) == [("baseline", 1), ("large", 4)]
+    benchmark, _ = asked("run", "small.yaml", "--only=large,sync_sgd", "--workers=2")
+    assert cells(benchmark) == [("sync_sgd", 2)]
+
+
 def test_what_is_picked_are_the_trials_of_the_whole(asked) -> None:
     whole, _ = asked("run", "small.yaml")
     picked, _ = asked("run", "small.yaml", "--only=sync_sgd", "--workers=4")
@@ -72,14 +80,15 @@ def test_what_is_picked_are_the_trials_of_the_whole(asked) -> None:
         (
             "--only=sync_sdg",
             "--only: no 'sync_sdg' in small; did you mean 'sync_sgd'?; there are baseline, sync_sgd,"
-            " often [tau=2]",
+            " often [tau=2], large",
         ),
+        ("--only=large --workers=2", "--workers: no algorithm of small runs on 2 workers"),
         ("--workers=0", "scale.workers must be positive, not 0"),
         ("--workers=two", "scale.workers: Expected a int. Got value: two"),
     ],
 )
 def test_what_cannot_be_picked_is_told(folder: Path, capsys, option: str, message: str) -> None:
-    assert main(["run", "small.yaml", option]) == 2
+    assert main(["run", "small.yaml", *option.split()]) == 2
     assert capsys.readouterr().err.endswith(f"{message}\n")
 
 
