@@ -108,6 +108,7 @@ class Downpour(Algorithm):
         self.server = ParameterServer(
             self.task,
             self.staleness_aware,
+            self.lr_factor,
             self.backend.comm,
             self.backend.ledger,
             self.backend.clock,

@@ -15,7 +15,7 @@ from torchmetrics import MeanAbsoluteError
 from torchmetrics.classification import BinaryAUROC
 
 from paceline.datasets.batches import collate
-from tests.workload import LinearRule, Rows, RowsDataset, Tower, draw
+from tests.workload import LinearRule, Rows, RowsDataset, Tower, draw, optimizer_of
 
 
 class Normalised(Tower):
@@ -259,3 +259,14 @@ class Unstated(Weighted):
     """The same without a word on the weights."""
 
     loss_weight = None  # type: ignore[assignment]
+
+
+class OwnFactor(Tower):
+    """A tower that multiplies its learning rate by an attribute of a name that others may use too."""
+
+    def __init__(self, features: int, lr: float = 0.1) -> None:
+        super().__init__(features, lr=lr)
+        self.lr_factor = 2.0
+
+    def configure_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return optimizer_of(self.optimizer, parameters, self.lr * self.lr_factor)

@@ -70,8 +70,8 @@ def build(trial: Trial, rank: int) -> Built:
     replica = 0 if trial.algorithm_class.one_model else trial.layout.replica_of(rank)
     randomness.seed(stream(trial.seed, "initialisation", replica))
     task = trial.workload.build_task(data)
-    task.lr_factor = trial.lr_factor
     algorithm = trial.algorithm_class(task, **trial.hyper_parameters)
+    algorithm.lr_factor = trial.lr_factor
     randomness.seed(stream(trial.seed, f"rank {rank}"))
     return Built(data, training, validation, test, algorithm, seen)
 

@@ -53,6 +53,8 @@ class Algorithm(QuickHooks, LightningModule):
         exchanges: the number of exchanges that this rank has taken part in.
         data_share: the number of examples of this replica, divided by the number of examples of all
             replicas. The code that starts the training sets it.
+        lr_factor: the factor by which the learning rates of the task are multiplied. The code that starts
+            the training sets it.
         epoch_steps: the number of steps in which a replica with an average share sees each of its
             examples once. The code that starts the training sets it.
         validation_rows: the row numbers of each batch that this rank evaluates. The code that starts the
@@ -84,6 +86,7 @@ class Algorithm(QuickHooks, LightningModule):
         self.testing = nn.ModuleDict(self._metrics("test"))
         self.exchanges = 0
         self.data_share = 1.0
+        self.lr_factor = 1.0
         self.epoch_steps = 1.0
         self.validation_rows: Sequence[Sequence[int]] = ()
         self.not_finite = self.best_loss = math.inf
@@ -187,7 +190,7 @@ class Algorithm(QuickHooks, LightningModule):
         return draw
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return make_optimizer(self.task, trained(self.task))
+        return make_optimizer(self.task, trained(self.task), self.lr_factor)
 
     def training_step(self, batch: Any, _: int) -> dict[str, Tensor]:
         logits = self.task(batch)

@@ -58,15 +58,21 @@ class Shard:
         share: the places of this shard's tensors in the list of trained parameters, followed by buffers.
         workers: N, the number of workers.
         staleness_aware: if True, the learning rate of a push is divided by its staleness.
+        lr_factor: the factor by which the learning rates of the model are multiplied.
     """
 
     def __init__(
-        self, model: Task, share: list[int], workers: int, staleness_aware: bool = False
+        self,
+        model: Task,
+        share: list[int],
+        workers: int,
+        staleness_aware: bool = False,
+        lr_factor: float = 1.0,
     ) -> None:
         parameters, statistics = trained(model), tensors(model, "buffers")
         self.parameters = [parameters[i] for i in share if i < len(parameters)]
         self.buffers = [statistics[i - len(parameters)] for i in share if i >= len(parameters)]
-        self.optimizer = _restricted(make_optimizer(model, parameters), self.parameters)
+        self.optimizer = _restricted(make_optimizer(model, parameters, lr_factor), self.parameters)
         self.lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.workers, self.staleness_aware = workers, staleness_aware
         self.clock = 0
@@ -141,6 +147,7 @@ class ParameterServer:
     Args:
         model: the model, the same on every rank. Its whole tensors are divided into one shard per rank.
         staleness_aware: if True, the learning rate of a push is divided by its staleness.
+        lr_factor: the factor by which the learning rates of the model are multiplied.
         comm: the module `deepspeed.comm`, whose messages the ledger counts. It is not imported here,
             because that would take seconds in processes that only ask for the algorithms' names.
         ledger: the ledger that counts the replies of the thread under their phase.
@@ -153,6 +160,7 @@ class ParameterServer:
         self,
         model: Task,
         staleness_aware: bool,
+        lr_factor: float,
         comm: Any,
         ledger: Ledger,
         clock: Clock,
@@ -167,7 +175,7 @@ class ParameterServer:
         self.shares = shares(sizes, self.ranks)
         self.bytes = [sum(sizes[i] for i in share) for share in self.shares]
         own = self.shares[self.rank]
-        self.shard = Shard(deepcopy(model).cpu(), own, self.ranks, staleness_aware)
+        self.shard = Shard(deepcopy(model).cpu(), own, self.ranks, staleness_aware, lr_factor)
         self.comm, self.ledger, self.clock, self.replay = comm, ledger, clock, replay
         self.served: list[int] = []
         self._turn = threading.Condition()  # its lock guards the shard and the attributes below

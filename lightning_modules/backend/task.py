@@ -58,14 +58,13 @@ class Task(nn.Module, ABC):
         """The optimizer that the workload is trained with unless the algorithm brings its own."""
 
 
-def make_optimizer(task: Any, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """Returns the optimizer of a task, with its learning rates multiplied by the task's `lr_factor`.
-
-    The code that starts the training sets `lr_factor`. Without it, the learning rates stay as they are.
-    """
-    optimizer: torch.optim.Optimizer = task.configure_optimizer(parameters)
+def make_optimizer(
+    task: Task, parameters: Iterable[nn.Parameter], lr_factor: float
+) -> torch.optim.Optimizer:
+    """Returns the optimizer of a task, with its learning rates multiplied by `lr_factor`."""
+    optimizer = task.configure_optimizer(parameters)
     for group in optimizer.param_groups:
-        group["lr"] *= getattr(task, "lr_factor", 1.0)
+        group["lr"] *= lr_factor
     return optimizer
 
 

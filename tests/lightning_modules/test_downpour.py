@@ -90,6 +90,13 @@ def test_a_factor_of_the_learning_rate_is_another_learning_rate(algorithm: str) 
     assert np.array_equal(other["weights"], one["weights"])
 
 
+def test_a_task_may_have_a_factor_of_its_own() -> None:
+    (plain,) = run_ranks(1, train, trial(1, 6, 20, lr=0.2), Plan())
+    own = trial(1, 6, 20, model="tests.models:OwnFactor", lr=0.1)
+    (scaled,) = run_ranks(1, train, own, Plan())
+    assert np.array_equal(scaled["weights"], plain["weights"])
+
+
 @pytest.mark.parametrize(("n_push", "n_fetch"), [(1, 1), (3, 2), (2, 5)])
 def test_the_servers_clock_is_the_number_of_pushes(n_push: int, n_fetch: int) -> None:
     ranks = results(3, hyper_parameters={"n_push": n_push, "n_fetch": n_fetch})
