@@ -3,14 +3,14 @@
 import math
 import os
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 from torchmetrics import MeanAbsoluteError
 from torchmetrics.classification import BinaryAUROC
 
@@ -270,3 +270,46 @@ class OwnFactor(Tower):
 
     def configure_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         return optimizer_of(self.optimizer, parameters, self.lr * self.lr_factor)
+
+
+class Resplit(LinearRule):
+    """The rule, whose rows are divided at random at every call of `setup`, whatever the stage.
+
+    Args:
+        kind: what the loader of the test part gives.
+    """
+
+    def __init__(self, kind: Literal["rows", "none", "empty", "stream"] = "rows") -> None:
+        super().__init__()
+        self.kind = kind
+
+    def setup(self, stage: str | None = None) -> None:
+        rows, order = draw(150, 1), torch.randperm(150)
+        parts = order[:100], order[100:125], order[125:]
+        self.trained, self.validated, self.tested = (
+            RowsDataset(Rows(rows.x[part], rows.y[part])) for part in parts
+        )
+
+    def train_dataloader(self) -> DataLoader[Rows]:
+        return DataLoader(self.trained, collate_fn=collate)
+
+    def val_dataloader(self) -> DataLoader[Rows]:
+        return DataLoader(self.validated, collate_fn=collate)
+
+    def test_dataloader(self) -> Any:
+        match self.kind:
+            case "rows":
+                return DataLoader(self.tested, collate_fn=collate)
+            case "none":
+                return []
+            case "empty":
+                return DataLoader(RowsDataset(draw(0, 1)), collate_fn=collate)
+            case "stream":
+                return DataLoader(Stream())
+
+
+class Stream(IterableDataset[Rows]):
+    """Rows without numbers."""
+
+    def __iter__(self) -> Iterator[Rows]:
+        yield draw(1, 1)

@@ -89,19 +89,11 @@ def _prepared(trials: Sequence[Trial]) -> LightningDataModule:
     for name in LOADERS:
         with _called(workload.data, f"{name}()"):
             loader = getattr(data, name)()
-        dataset: Any = getattr(loader, "dataset", None)
-        if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
-            raise ConfigError(
-                f"{workload.data}: {name}() has to give a DataLoader over a dataset with"
-                " __len__ and __getitem__, as examples are dealt to the ranks by their numbers"
-            )
-        if not len(dataset):
-            raise ConfigError(f"{workload.data}: {name}() has no examples")
-        _check_shares(trials, name, len(dataset))
+        _check_rows(trials, name, loader)
     with _called(workload.data, "setup('test') and test_dataloader()"):
         tested = test_loader(data)
     if tested is not None:
-        _check_shares(trials, "test_dataloader", len(tested.dataset))  # type: ignore[arg-type]
+        _check_rows(trials, "test_dataloader", tested)
     with torch.no_grad():
         task = _checked_task(workload, data, loader)
         for trial in {trial.label: trial for trial in trials}.values():
@@ -115,20 +107,35 @@ def _prepared(trials: Sequence[Trial]) -> LightningDataModule:
 
 
 def test_loader(data: LightningDataModule) -> DataLoader[Any] | None:
-    """Returns the loader of the test part of a data module, or None if there is none."""
+    """Returns the loader of the test part of a data module, or None if there is none.
+
+    Many modules divide their rows at random in `setup`, whatever the stage. The draws are therefore the
+    same as for training. Otherwise, rows that were trained on could be among those tested on.
+    """
     if type(data).test_dataloader is LightningDataModule.test_dataloader:
         return None
-    data.setup("test")
-    loader = data.test_dataloader()
-    return loader if isinstance(loader, DataLoader) else None
+    with randomness.seeded(randomness.OF_DATA):
+        data.setup("test")
+        loader: Any = data.test_dataloader()
+    return None if loader == [] else loader
 
 
-def _check_shares(trials: Sequence[Trial], loader: str, rows: int) -> None:
-    """Checks that there is at least one example for every worker."""
+def _check_rows(trials: Sequence[Trial], name: str, loader: Any) -> None:
+    """Checks that a loader has examples that can be dealt to the ranks, and one for every worker."""
+    data = trials[0].workload.data
+    dataset: Any = getattr(loader, "dataset", None)
+    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
+        raise ConfigError(
+            f"{data}: {name}() has to give a DataLoader over a dataset with __len__ and __getitem__, as"
+            " examples are dealt to the ranks by their numbers"
+        )
+    rows = len(dataset)
+    if not rows:
+        raise ConfigError(f"{data}: {name}() has no examples")
     widest = max(trials, key=lambda trial: trial.workers)
     if rows < widest.workers:
         raise ConfigError(
-            f"{widest.workload.data}: {loader}() has {rows} examples, fewer than the"
+            f"{data}: {name}() has {rows} examples, fewer than the"
             f" {widest.workers} workers of {widest.title}; give more rows or set --scale.workers"
         )
 

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from paceline.benchmarks.spec.benchmark import Trial
-from paceline.benchmarks.spec.plugin import Plugin
+from paceline.benchmarks.spec.plugin import ConfigError, Plugin
+from paceline.benchmarks.spec.suitable import prepared
+from paceline.benchmarks.trials.rank import build
 from tests.models import WithTestPart
 from tests.ranks import Plan, run_ranks, train
 from tests.workload import LinearRule, Tower, draw, trial
@@ -16,8 +18,8 @@ from tests.workload import LinearRule, Tower, draw, trial
 TIMES = ("train_seconds", "compute_seconds")
 
 
-def with_part(described: Trial, **data: Any) -> Trial:
-    part = Plugin("tests.models:WithTestPart", data)
+def with_part(described: Trial, name: str = "WithTestPart", **data: Any) -> Trial:
+    part = Plugin(f"tests.models:{name}", data)
     return replace(described, workload=replace(described.workload, data=part))
 
 
@@ -77,3 +79,33 @@ def test_a_test_row_without_a_loss_ends_no_trial() -> None:
 
 def test_data_without_a_test_part_have_no_such_figures() -> None:
     assert results(trial(1, 6, 5))[0]["tested"] == {}
+
+
+def parts(described: Trial, report: Any) -> list[list[float]]:
+    """The first feature of every row of each part, as a rank has them."""
+    built = build(described, 0)
+    loaders: list[Any] = [built.training, built.validation, built.test]
+    return [loader.dataset.rows.x[:, 0].tolist() for loader in loaders]
+
+
+def test_no_row_is_in_two_parts_though_every_setup_divides_them_anew() -> None:
+    ((trained, validated, tested),) = run_ranks(1, parts, with_part(trial(1), "Resplit"))
+    assert (len(trained), len(validated), len(tested)) == (100, 25, 25)
+    assert len({*trained, *validated, *tested}) == 150
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("empty", r"Resplit: test_dataloader\(\) has no examples"),
+        ("stream", r"Resplit: test_dataloader\(\) has to give a DataLoader over a dataset with"),
+    ],
+)
+def test_a_test_part_that_cannot_be_dealt_is_told_in_one_line(kind: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        prepared([with_part(trial(2), "Resplit", kind=kind)])
+    assert "\n" not in str(error.value)
+
+
+def test_a_loader_may_say_that_there_is_no_test_part() -> None:
+    prepared([with_part(trial(2), "Resplit", kind="none")])
