@@ -11,7 +11,7 @@ whole lines are appended, so several processes can share the file.
 import inspect
 import re
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -42,7 +42,7 @@ def rehearsed(
     facts: Mapping[str, Any],
     display: Display,
     keep_going: bool = False,
-    finished: Collection[str] = (),
+    finished: Callable[[], Collection[str]] = tuple,
 ) -> list[Trial]:
     """Rehearses the configurations of trials and returns the trials that can run.
 
@@ -51,20 +51,21 @@ def rehearsed(
         facts: the facts in their identities.
         display: shows a line for each configuration.
         keep_going: if True, the configurations that fail are left out.
-        finished: the identities of the trials that need no rehearsal.
+        finished: a function that returns the identities of the trials that need no rehearsal. It is
+            called only if a configuration has not passed before.
 
     Raises:
         RehearsalFailed: if a configuration fails and `keep_going` is False, or if all fail.
     """
     identities = [shortened(trial).identity(**facts) for trial in trials]
     known = passed()
-    planned = {
-        identity: trial
-        for identity, trial in reversed(list(zip(identities, trials, strict=True)))
-        if identity not in known and trial.identity(**facts) not in finished
-    }
+    ended = set() if known.issuperset(identities) else finished()
+    planned: dict[str, Trial] = {}
+    for identity, trial in zip(identities, trials, strict=True):
+        if identity not in known and trial.identity(**facts) not in ended:
+            planned.setdefault(identity, trial)
     failed = set()
-    for number, (identity, trial) in enumerate(reversed(planned.items()), start=1):
+    for number, (identity, trial) in enumerate(planned.items(), start=1):
         began = time.monotonic()
         try:
             _rehearse(trial)

@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
@@ -93,7 +94,7 @@ def run(
         display.note(f"left out: {reason}")
     about = prepare(planned, display)
     with machine(display):
-        finished = finished_trials(client, benchmark.name)
+        finished = partial(finished_trials, client, benchmark.name)
         able = rehearsed(planned, about["facts"], display, keep_going, finished)
         trials = {trial.identity(**about["facts"]): trial for trial in able}
         identity = benchmark.identity(**about["facts"])
@@ -125,11 +126,13 @@ def in_random_order(trials: dict[str, Trial]) -> dict[str, Trial]:
     first, or always after another one. The seeds stay in order, so an interrupted benchmark has complete
     comparisons for its first seeds.
     """
+    seeds = list(dict.fromkeys(trial.seed for trial in trials.values()))
 
-    def place(trial: Trial) -> tuple[int, float]:
-        return trial.seed, random.Random(trial.title).random()
+    def place(item: tuple[str, Trial]) -> tuple[int, float]:
+        trial = item[1]
+        return seeds.index(trial.seed), random.Random(trial.title).random()
 
-    return dict(sorted(trials.items(), key=lambda item: place(item[1])))
+    return dict(sorted(trials.items(), key=place))
 
 
 class Stop(Exception):
