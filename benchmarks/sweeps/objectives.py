@@ -42,7 +42,7 @@ def value(name: Objective, trials: list[Ended], target: float | None, link: Link
         case "modelled_time_to_target_s":
             return fmean(_modelled(trial, target, link) for trial in trials)
         case _:
-            return fmean(_decisive(trial, target)[TO_TARGET[name]] for trial in trials)
+            return fmean(_decisive(trial.curve, target)[TO_TARGET[name]] for trial in trials)
 
 
 def excess(trials: list[Ended], target: float) -> float:
@@ -52,7 +52,7 @@ def excess(trials: list[Ended], target: float) -> float:
 
 def lower_bounds(
     objectives: Sequence[Objective],
-    point: dict[str, float],
+    curve: Sequence[dict[str, float]],
     earlier: Sequence[Ended],
     seeds: int,
     target: float | None,
@@ -62,12 +62,13 @@ def lower_bounds(
 
     Args:
         objectives: the objectives.
-        point: the point of the curve at which the current trial reached its target, or else its last one.
+        curve: the points of the current trial so far.
         earlier: the finished trials of the configuration.
         seeds: the number of trials that the configuration will have.
         target: the validation loss to reach, or None if there is no target.
         link: the link for which time is modelled.
     """
+    point = _decisive(curve, target)
     spent = {name: point[TO_TARGET[name]] for name in DECIDED_AT_TARGET}
     spent["modelled_time_to_target_s"] = point["compute_seconds"]
 
@@ -109,14 +110,14 @@ def chosen(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
     return min(trials, key=rank, default=None)
 
 
-def _decisive(trial: Ended, target: float | None) -> dict[str, float]:
-    """Returns the first point of the curve that reached the target, or else the last point."""
-    first = reached((point["validation_loss"] for point in trial.curve), target)
-    return trial.curve[-1 if first is None else first]
+def _decisive(curve: Sequence[dict[str, float]], target: float | None) -> dict[str, float]:
+    """Returns the first point of a curve that reached the target, or else the last point."""
+    first = reached((point["validation_loss"] for point in curve), target)
+    return curve[-1 if first is None else first]
 
 
 def _modelled(trial: Ended, target: float | None, link: Link) -> float:
-    point = _decisive(trial, target)
+    point = _decisive(trial.curve, target)
     return modelled_seconds(
         point["compute_seconds"], point["messages_per_worker"], trial.record, link
     )

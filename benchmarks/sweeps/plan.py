@@ -124,11 +124,9 @@ class StudyPlan:
         )
 
     def _fits(self, drawn: dict[str, Any]) -> bool:
+        stated = self.trial({"workers": drawn["workers"]}, seed=0)
         try:
-            trial, stated = (
-                self.trial(drawn, seed=0),
-                self.trial({"workers": drawn["workers"]}, seed=0),
-            )
+            trial = self.trial(drawn, seed=0)
         except ConfigError:
             return False
         if trial.layout.replicas == 1 < stated.layout.replicas:

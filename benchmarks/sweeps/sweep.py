@@ -197,19 +197,18 @@ class _Work:
         """
         settings, target = self.benchmark.sweep, self.benchmark.workload.target.loss
         objectives, seeds = settings.objectives, len(settings.tuning_seeds)
-        seen: list[dict[str, float]] = []
+        link = PRESETS[self.link]
+        curve: list[dict[str, float]] = []
         done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
         def watch(point: dict[str, float]) -> None:
-            seen.append(point)
-            first = reached((p["validation_loss"] for p in seen), target)
-            if first is not None and set(objectives) <= set(DECIDED_AT_TARGET):
+            curve.append(point)
+            there = reached([point["validation_loss"]], target) is not None
+            if there and set(objectives) <= set(DECIDED_AT_TARGET):
                 raise Stop
-            decisive = seen[-1 if first is None else first]
-            link = PRESETS[self.link]
-            bounds = lower_bounds(objectives, decisive, earlier, seeds, target, link)
+            bounds = lower_bounds(objectives, curve, earlier, seeds, target, link)
             if is_dominated(bounds, done):
-                raise Stop(f"given up after {len(seen)} evaluations: another is better by now")
+                raise Stop(f"given up after {len(curve)} evaluations: another is better by now")
 
         return watch
 

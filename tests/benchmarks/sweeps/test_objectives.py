@@ -65,19 +65,24 @@ def frozen(values: list[float], missed_by: float = 0.0) -> optuna.trial.FrozenTr
 def test_a_trial_is_hopeless_once_another_is_better_in_everything_that_it_has_spent():
     objectives = ["time_to_target_s", "bytes_to_target"]
     point = {"train_seconds": 3.0, "bytes_sent_per_worker": 30.0, "compute_seconds": 1.0}
+    point["validation_loss"] = 3.0
     link = PRESETS["ethernet-10g"]
-    bounds = lower_bounds(objectives, point, [], 1, 1.0, link)
+    bounds = lower_bounds(objectives, [point], [], 1, 1.0, link)
     assert bounds == [3, 30]
     # Of two seeds, the first took 2 s and 20 bytes. The mean is at least that of both so far.
-    assert lower_bounds(objectives, point, [ended([3.0, 1.0])], 2, 1.0, link) == [2.5, 25]
-    assert lower_bounds(objectives, point, [], 2, 1.0, link) == [1.5, 15]
+    assert lower_bounds(objectives, [point], [ended([3.0, 1.0])], 2, 1.0, link) == [2.5, 25]
+    assert lower_bounds(objectives, [point], [], 2, 1.0, link) == [1.5, 15]
     every = ["modelled_time_to_target_s", "churn", "final_loss"]
-    assert lower_bounds(every, point, [], 1, 1.0, link) == [1.0, 0.0, -np.inf]
+    assert lower_bounds(every, [point], [], 1, 1.0, link) == [1.0, 0.0, -np.inf]
     assert is_dominated(bounds, [frozen([9.0, 9.0]), frozen([2.0, 20.0])])
     assert not is_dominated(bounds, [frozen([2.0, 40.0]), frozen([4.0, 20.0])])
     assert not is_dominated(bounds, [frozen([2.0, 20.0], missed_by=0.1)])
+    # Once the target is reached, later points cost nothing more.
+    later = {name: 10 * value for name, value in point.items()}
+    reached_before = [point | {"validation_loss": 1.0}, later]
+    assert lower_bounds(objectives, reached_before, [], 1, 1.0, link) == [3, 30]
     # A loss has no bound before the end.
-    with_loss = lower_bounds(["time_to_target_s", "final_loss"], point, [], 1, 1.0, link)
+    with_loss = lower_bounds(["time_to_target_s", "final_loss"], [point], [], 1, 1.0, link)
     assert not is_dominated(with_loss, [frozen([1, 1])])
 
 
