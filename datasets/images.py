@@ -49,9 +49,8 @@ class Images(LightningDataModule):
         crop_size: the side in pixels of the square that a photograph in a folder is cropped and scaled
             to. With None, it is the size of the photographs if all are squares of one size. Otherwise,
             it is the median of their shorter sides, at most 224.
-        validation_fraction: the fraction of the training images of CIFAR and idx files, or of each
-            class's photographs in `train`, to validate on. It is not used if there is a folder of
-            validation images.
+        validation_fraction: the fraction of each class's training images to validate on. It is not used
+            if there is a folder of validation images.
 
     Attributes:
         channels: the number of channels of an image, 1 or 3.

@@ -44,7 +44,7 @@ def is_cifar(path: Path) -> bool:
 
 
 def read_cifar(path: Path, validation_fraction: float) -> ImageSet:
-    """Reads CIFAR-10 or CIFAR-100 from `path`. A random part of the training images is for validation.
+    """Reads CIFAR-10 or CIFAR-100 from `path`. A random part of each class validates.
 
     Raises:
         DataError: a batch is missing, unreadable or damaged, or does not belong to the same set as the

@@ -34,7 +34,7 @@ def is_idx(folder: Path) -> bool:
 def read_idx_set(folder: Path, validation_fraction: float) -> ImageSet:
     """Reads the set in `folder`. Its checksums give its name. If they are unknown, the folder does.
 
-    A random part of the training images is for validation.
+    A random part of each class validates.
 
     Raises:
         DataError: a file is missing, unreadable or damaged, or does not belong to the same set as the

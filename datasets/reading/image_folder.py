@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from paceline.datasets.reading.cache import DataError, explained
+from paceline.datasets.reading.image_set import held_out
 from paceline.datasets.reading.photograph import common_size, size_of
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -150,13 +151,7 @@ def _files(part: Path, classes: dict[str, list[Path]], names: list[str]) -> Imag
 
 def _cut(path: Path, train: ImageFiles, fraction: float) -> tuple[ImageFiles, ImageFiles]:
     """Divides the images of each class into a training part and a validation part."""
-    generator = np.random.default_rng(0)
-    labels = np.array(train.labels)
-    validates = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        rows = generator.permutation(np.flatnonzero(labels == label))
-        count = max(1, round(fraction * len(rows)))
-        validates[rows[: min(count, len(rows) - 1)]] = True
+    validates = held_out(np.array(train.labels), fraction)
     if not validates.any():
         raise DataError(
             f"{path} has no val/CLASS/, and one image of each class in train is too few to validate"

@@ -49,6 +49,9 @@ class LabelledImages(NamedTuple):
     images: Bytes  # [N, C, H, W]
     labels: Labels  # [N], from 0
 
+    def rows(self, chosen: NDArray[Any]) -> "LabelledImages":
+        return LabelledImages(self.images[chosen], self.labels[chosen])
+
 
 class ImageSet(NamedTuple):
     """A set of images in memory, with a training part, a validation part and perhaps a test part.
@@ -68,21 +71,30 @@ class ImageSet(NamedTuple):
         return 1 + int(max(part.labels.max() for part in parts))
 
 
+def held_out(labels: Labels, fraction: float) -> NDArray[np.bool_]:
+    """Returns which images validate: a random fraction of each class, at least one, but never all of it.
+
+    It is always the same part.
+    """
+    generator = np.random.default_rng(0)
+    validates = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        rows = generator.permutation(np.flatnonzero(labels == label))
+        count = max(1, round(fraction * len(rows)))
+        validates[rows[: min(count, len(rows) - 1)]] = True
+    return validates
+
+
 def published_set(
     name: str, train: LabelledImages, test: LabelledImages, validation_fraction: float
 ) -> ImageSet:
-    """Makes a set of published parts. A random part of `train` validates. It is always the same part.
+    """Makes a set of published parts. A random part of each class in `train` validates.
 
     Raises:
         DataError: as `image_set`.
     """
-    order = np.random.default_rng(0).permutation(len(train.labels))
-    held_out = round(validation_fraction * len(order))
-    validates, trains = (np.sort(rows) for rows in np.split(order, [held_out]))
-    trained, validated = (
-        LabelledImages(train.images[rows], train.labels[rows]) for rows in (trains, validates)
-    )
-    return image_set(name, trained, validated, test)
+    validates = held_out(train.labels, validation_fraction)
+    return image_set(name, train.rows(~validates), train.rows(validates), test)
 
 
 def image_set(
