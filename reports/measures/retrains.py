@@ -44,7 +44,7 @@ def reproducibility(results: Results) -> list[list[str]]:
             "bitwise: a trial run again from its record",
             f"{equal} of {len(again)} gave the same weights bit by bit"
             if len(again)
-            else "none was run again, which the command rerun does",
+            else "no trial was run again; the command rerun does that",
         ],
         [
             "bitwise: trials with equal weights",

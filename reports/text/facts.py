@@ -82,9 +82,10 @@ def _hyper_parameters(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _budget(budget: dict[str, Any]) -> str:
+    epochs = f"{budget['epochs']:g} epoch{'' if budget['epochs'] == 1 else 's'}"
     return (
-        "{examples:,} examples or {epochs:g} epochs, whichever comes first;"
-        " {evaluations} evaluations".format(**budget)
+        f"{budget['examples']:,} examples or {epochs}, whichever comes first;"
+        f" {counted(budget['evaluations'], 'evaluation')}"
     )
 
 

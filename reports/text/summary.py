@@ -57,7 +57,7 @@ def summary(results: Results) -> dict[str, Any]:
 def _row(results: Results, label: str, workers: int, trials: pd.DataFrame) -> list[str]:
     whole = trials[trials["status"] == "FINISHED"]
     over = trials[trials["status"].isin(ENDED)]
-    marks = "".join(MARKS[remark] for remark in remarked(trials))
+    marks = " ".join(MARKS[remark] for remark in remarked(trials))
     cells = [
         f"{names(results)[label]} {marks}".strip(),
         f"{workers}{'†' if any_oversubscribed(whole) else ''}",
