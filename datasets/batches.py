@@ -16,24 +16,33 @@ def collate(batch: Any) -> Any:
 
 
 class PlainNumbers:
-    """Batches of row numbers, converted to lists of Python integers, which any dataset accepts."""
+    """Batches of row numbers, converted to lists of Python integers, which any dataset accepts.
 
-    def __init__(self, batches: Any) -> None:
-        self.batches = batches
+    Args:
+        batches: the batches.
+        parts: the number of equal parts that each batch is divided into.
+    """
+
+    def __init__(self, batches: Any, parts: int = 1) -> None:
+        self.batches, self.parts = batches, parts
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.batches) * self.parts
 
     def __iter__(self) -> Iterator[list[int]]:
         for batch in self.batches:
-            yield np.asarray(batch).tolist()
+            for part in np.split(np.asarray(batch), self.parts):
+                yield part.tolist()
 
 
-def with_batches(loader: DataLoader[Any], batches: Any) -> DataLoader[Any]:
-    """Returns a copy of a data module's loader that loads these batches of row numbers."""
+def with_batches(loader: DataLoader[Any], batches: Any, parts: int = 1) -> DataLoader[Any]:
+    """Returns a copy of a data module's loader that loads these batches of row numbers.
+
+    Each batch is loaded in `parts` equal parts.
+    """
     return DataLoader(
         loader.dataset,
-        batch_sampler=PlainNumbers(batches),
+        batch_sampler=PlainNumbers(batches, parts),
         collate_fn=loader.collate_fn,
         # Otherwise, each pass would draw from torch's global generator, which dropout uses.
         generator=torch.Generator(),

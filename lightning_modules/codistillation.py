@@ -129,7 +129,7 @@ class Codistillation(IndependentReplicas):
         if self.teachers == "checkpoints":
             if self.checkpoints is None:
                 return None
-            predictions = [model.probabilities(model(batch)) for model in self.models]
+            predictions = [m.probabilities(self.logits(m, batch)) for m in self.models]
             return torch.stack(predictions).mean(dim=0)
         if self.trainer.global_step < self.burn_in:
             return None

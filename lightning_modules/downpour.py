@@ -6,7 +6,8 @@
     shard s:    w_s <- optimizer(w_s, G_i,s)                                       at every push
 
 Each rank trains in one thread and serves a shard in another. A shard holds some whole tensors of the
-model. Its optimizer is that of the workload, with the same parameter groups. Buffers are pushed and
+model. Its optimizer is that of the workload, with the same parameter groups. The schedule of its
+learning rates is advanced by the mean number of steps that a worker has pushed. Buffers are pushed and
 fetched together with the weights. A push changes the buffer b_s of a shard by (b_i - b_s) / N, for N
 workers.
 
@@ -107,8 +108,9 @@ class Downpour(Algorithm):
         rank = self.backend.global_rank
         self.server = ParameterServer(
             self.task,
+            self.scheduled,
+            self.n_push,
             self.staleness_aware,
-            self.lr_factor,
             self.backend.comm,
             self.backend.ledger,
             self.backend.clock,
@@ -129,7 +131,8 @@ class Downpour(Algorithm):
             self.waiting = False
 
     def on_before_optimizer_step(self, _: Any) -> None:
-        self.accrued += self.backend.gradients()
+        if self.backend.stepping:
+            self.accrued += self.backend.gradients()
 
     def exchange(self, step: int) -> None:
         if step % self.n_push == 0:

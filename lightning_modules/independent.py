@@ -32,17 +32,18 @@ class IndependentReplicas(Algorithm):
     title = "independent replicas"
     search_space = {"ranks_per_replica": Choice((1, 2, 4, 8))}
     one_model = False
+    needs_logits = True  # the ensemble is the mean of the predictions
     zero_stages: ClassVar[tuple[int, ...]] = (0, 1, 2, 3)
 
     def __init__(self, task: Task, ranks_per_replica: int = 1) -> None:
         super().__init__(task)
-        self._add_evaluation("ensemble")
+        self.evaluations["ensemble"] = self._new_evaluation("ensemble")
 
     def validation_step(self, batch: Any, index: int) -> None:
-        logits, labels = self.task(batch), self.task.labels(batch)
-        self._evaluate("validation", logits, labels, index)
+        logits = self.logits(self.task, batch)
+        self.evaluate("validation", logits, batch, index)
         ensemble = self._ensemble(self.task.probabilities(logits))
-        self._evaluate("ensemble", self.task.inverse(ensemble), labels, index)
+        self.evaluate("ensemble", self.task.inverse(ensemble), batch, index)
 
     def predictions(self, batch: Any) -> dict[str, Tensor]:
         own = super().predictions(batch)

@@ -38,6 +38,7 @@ class LabelSmoothing(SyncSGD):
     name = "label_smoothing"
     title = "label smoothing"
     search_space = {"alpha": Real(0.01, 1.0, log=True)}
+    needs_logits = True
 
     def __init__(
         self, task: Task, alpha: float = 0.1, towards: Literal["uniform", "marginal"] = "uniform"

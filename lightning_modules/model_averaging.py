@@ -15,8 +15,9 @@ keeps its own. Several published algorithms are special cases:
 - With tau equal to the number of steps, it is one-shot averaging.
 - With tau = 1, plain SGD and the default outer step, it takes the same steps as synchronous SGD.
 
-Co-learning restarts the learning rate in each round. At step j of a round, lr_j = lr decay^(j / tau).
-It doubles tau when the average has hardly moved: |x - x_before| <= epsilon |x_before|.
+Co-learning restarts the learning rate in each round. At step j of a round, lr_j = lr decay^(j / tau),
+where lr is the rate of the task's own schedule. Co-learning doubles tau when the average has hardly
+moved: |x - x_before| <= epsilon |x_before|.
 
 Papers: Zinkevich et al. (2010), "Parallelized Stochastic Gradient Descent"; McMahan et al. (2016),
 "Communication-Efficient Learning of Deep Networks from Decentralized Data", algorithm 1; Lin et al.
@@ -99,7 +100,6 @@ class ModelAveraging(Algorithm):
     def on_train_start(self) -> None:
         if self.round_start is not None:
             return  # it was loaded from a checkpoint
-        self.base_lrs = [group["lr"] for group in self.trainer.optimizers[0].param_groups]
         if self.local_epochs is not None:
             self.tau = max(1, round(self.local_epochs * self.epoch_steps))
         self.round_start = self.backend.state().weights
@@ -109,9 +109,7 @@ class ModelAveraging(Algorithm):
     def on_train_batch_start(self, *_: Any) -> None:
         if self.lr_decay < 1:
             passed = (self.trainer.global_step - self.round_begin) / self.tau
-            groups = self.trainer.optimizers[0].param_groups
-            for group, lr in zip(groups, self.base_lrs, strict=True):
-                group["lr"] = lr * self.lr_decay**passed
+            self.schedule.scale(self.lr_decay**passed)
 
     def exchange(self, step: int) -> None:
         if step < self.next_exchange:
@@ -146,12 +144,12 @@ class ModelAveraging(Algorithm):
         return {"replica_divergence": self.divergence, "tau": self.tau}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        rounds = (self.tau, self.next_exchange, self.round_begin, self.base_lrs)
+        rounds = (self.tau, self.next_exchange, self.round_begin)
         checkpoint["model_averaging"] = (self.round_start, self.velocity, rounds)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.round_start, self.velocity, rounds = checkpoint["model_averaging"]
-        self.tau, self.next_exchange, self.round_begin, self.base_lrs = rounds
+        self.tau, self.next_exchange, self.round_begin = rounds
 
     def expected_bytes(self, layout: Layout, zero_stage: int, steps: int) -> float:
         """Adds an all-reduce of the model's state at each exchange to what the engine sends."""

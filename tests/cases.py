@@ -1,7 +1,7 @@
 """Every algorithm at every scale that it runs at."""
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from paceline.benchmarks.spec.benchmark import Trial
@@ -11,7 +11,8 @@ from tests.workload import trial
 
 ALGORITHMS = find_algorithms()
 STEPS = 40
-MODELS = ("Normalised", "Frozen")  # with buffers; with frozen and with tied parameters
+# With buffers and dropout; with frozen and with tied parameters; with groups and a schedule.
+MODELS = ("Normalised", "Frozen", "WarmedUp")
 # What makes an algorithm exchange several times in so few steps; none is needed where the defaults do.
 SETTINGS: dict[str, dict[str, Any]] = {
     "admm": {"local_steps": 5, "rho": 0.1},
@@ -30,11 +31,13 @@ class Case:
     ranks_per_replica: int | None = None
     zero_stage: int = 0
     model: str = "Tower"
+    numerics: bool = False  # mixed precision, accumulation and clipping
 
     def __str__(self) -> str:
         ranks = f"-of-{self.ranks_per_replica}" if self.ranks_per_replica else ""
         model = self.model.rpartition(":")[2]
-        return f"{self.algorithm}-{self.workers}{ranks}-zero{self.zero_stage}-{model}"
+        numerics = "-mixed" if self.numerics else ""
+        return f"{self.algorithm}-{self.workers}{ranks}-zero{self.zero_stage}-{model}{numerics}"
 
     def trial(self, **changes: Any) -> Trial:
         hyper_parameters = dict(SETTINGS.get(self.algorithm, {}))
@@ -48,7 +51,7 @@ class Case:
             "lr": 0.02,
             "partition": Partition("dirichlet" if self.workers == 4 else "iid", alpha=2.0),
         }
-        return trial(
+        made = trial(
             self.workers,
             6,
             STEPS,
@@ -58,6 +61,8 @@ class Case:
             hyper_parameters=hyper_parameters,
             **(settings | changes),
         )
+        numerics = {"precision": "bf16-mixed", "accumulate": 2, "clip_norm": 1.0}
+        return replace(made, **numerics) if self.numerics else made
 
 
 def cases_of(name: str) -> list[Case]:
@@ -77,7 +82,8 @@ def cases_of(name: str) -> list[Case]:
             found += [Case(name, workers, ranks, stage) for stage in stages]
     # Of each kind of model, where the algorithm has as few workers as it exchanges between.
     few = min((case.workers for case in found if case.workers > 1), default=1)
-    return [Case(name, few, model=f"tests.models:{model}") for model in MODELS] + found
+    brought = [Case(name, few, model=f"tests.models:{model}") for model in MODELS]
+    return [*brought, Case(name, few, numerics=True), *found]
 
 
 CASES = [case for name in ALGORITHMS for case in cases_of(name)]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from torchmetrics import MeanAbsoluteError
 from torchmetrics.classification import BinaryAUROC
@@ -19,12 +20,16 @@ from tests.workload import LinearRule, Rows, RowsDataset, Tower, draw, optimizer
 
 
 class Normalised(Tower):
-    """With batch normalisation, whose statistics and counter are buffers."""
+    """With dropout and batch normalisation, whose statistics and counter are buffers."""
 
     def __init__(self, features: int, width: int = 16, lr: float = 0.1) -> None:
         super().__init__(features, lr=lr)
         self.tower = nn.Sequential(
-            nn.Linear(features, width), nn.BatchNorm1d(width), nn.Tanh(), nn.Linear(width, 1)
+            nn.Linear(features, width),
+            nn.BatchNorm1d(width),
+            nn.Tanh(),
+            nn.Dropout(0.1),
+            nn.Linear(width, 1),
         )
 
 
@@ -89,6 +94,13 @@ class Grouped(Tower):
             {"params": [p for p in mine if p.dim() < 2], "weight_decay": 0.0},
         ]
         return torch.optim.AdamW(groups, lr=0.01)
+
+
+class WarmedUp(Grouped):
+    """Whose rate rises for a quarter of the steps and then falls to zero."""
+
+    def configure_schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> LambdaLR:
+        return LambdaLR(optimizer, lambda step: 0.2 * min(4 * step, steps - step) / steps)
 
 
 class Named(Grouped):

@@ -49,7 +49,7 @@ class Observer(Callback):
         self.initial = weights_of(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if self.plan.save_to and trainer.global_step == self.plan.save_at:
+        if self.plan.save_to and trainer.global_step == self.plan.save_at > 0:
             trainer.save_checkpoint(self.plan.save_to)
             trainer.should_stop = True
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from paceline.benchmarks.spec.plugin import ConfigError, Plugin, nearest
 from paceline.benchmarks.spec.settings import Budget, Fault, Scale, Sweep, Target
@@ -51,8 +51,27 @@ class Workload:
 
     def build_task(self, data: Any) -> Any:
         """Builds the task with the arguments that the data module provides."""
+        # Imported here, so that reading a benchmark does not wait seconds for torch and Lightning.
+        from paceline.lightning_modules.backend.wrapped import wrapped
+
         provided = getattr(data, "provides", ())
-        return self.task.build(**{name: getattr(data, name) for name in provided})
+        return wrapped(self.task.build(**{name: getattr(data, name) for name in provided}))
+
+    @property
+    def lacking(self) -> list[str]:
+        """The methods without which the task tells only its loss, and not its logits and labels."""
+        from paceline.lightning_modules.backend.wrapped import lacking, loss_only
+
+        return lacking(self.task.cls) if loss_only(self.task.cls) else []
+
+    @property
+    def hooks_not_called(self) -> dict[str, list[str]]:
+        """The hooks of Lightning that the classes have and that are not called, by class."""
+        from paceline.lightning_modules.backend.wrapped import hooks_not_called, is_lightning
+
+        asked = [self.data, self.task] if is_lightning(self.task.cls) else [self.data]
+        found = {str(plugin): hooks_not_called(plugin.cls) for plugin in asked}
+        return {name: hooks for name, hooks in found.items() if hooks}
 
 
 @dataclass(frozen=True)
@@ -64,6 +83,7 @@ class Trial:
             times, with different hyper-parameters.
         batch_size: the number of examples that a rank takes at each step.
         lr_factor: the factor by which the learning rates of the task are multiplied.
+        precision, accumulate, clip_norm: as in `Scale`.
         partition: how the training examples are divided among the replicas.
         fault: the fault that is injected.
     """
@@ -80,6 +100,9 @@ class Trial:
     accelerator: str
     seed: int
     lr_factor: float = 1.0
+    precision: Literal[32, "bf16-mixed", "bf16"] = 32
+    accumulate: int = 1
+    clip_norm: float | None = None
     partition: Partition = field(default_factory=Partition)
     fault: Fault = field(default_factory=Fault)
 
@@ -211,7 +234,7 @@ class Benchmark:
         for label, entry in self.algorithms.items():
             for workers in entry["workers"] or self.scale.workers:
                 try:
-                    self._check_stage(label)
+                    self._check_needs(label)
                     if not entry["workers"]:
                         self._check_layout(label, workers)
                 except ConfigError as error:
@@ -228,12 +251,18 @@ class Benchmark:
     def _class(self, label: str) -> "type[Algorithm]":
         return find_algorithms()[self.algorithms[label]["algorithm"]]
 
-    def _check_stage(self, label: str) -> None:
+    def _check_needs(self, label: str) -> None:
+        """Checks that an algorithm runs under the stage of ZeRO and with the task."""
         stages, stage = self._class(label).zero_stages, self.scale.zero_stage
         if stage not in stages:
             raise ConfigError(
                 f"algorithms.{label}: runs under ZeRO {', '.join(map(str, stages))}, and"
                 f" scale.zero_stage is {stage}"
+            )
+        if self._class(label).needs_logits and (missing := self.workload.lacking):
+            raise ConfigError(
+                f"algorithms.{label}: needs logits and labels, and {self.workload.task} has no"
+                f" {', '.join(missing)}"
             )
 
     def _check_layout(self, label: str, workers: int) -> None:
@@ -246,8 +275,8 @@ class Benchmark:
         """Returns the trial of one algorithm with a number of workers and a seed.
 
         Raises:
-            ConfigError: if the algorithm does not run on that number of workers or at this ZeRO stage, or
-                if the batch cannot be divided among the workers.
+            ConfigError: if the algorithm does not run on that number of workers, at this ZeRO stage or
+                with this task, or if the batch cannot be divided among the workers or into parts.
         """
         entry = self.algorithms[label]
         batch_size, left = self.scale.batch_size, 0
@@ -258,7 +287,12 @@ class Benchmark:
                 f"scale.batch_size: {self.scale.batch_size} examples cannot be divided among"
                 f" {workers} workers (scale.scaling is strong)"
             )
-        self._check_stage(label)
+        if batch_size % self.scale.accumulate:
+            raise ConfigError(
+                f"scale.accumulate: a worker's batch of {batch_size} examples cannot be divided into"
+                f" {self.scale.accumulate} equal parts"
+            )
+        self._check_needs(label)
         self._check_layout(label, workers)
         # An update averages over the ranks of a replica. Replicas take their updates apart.
         ranks = self._class(label).layout(workers, **self._hyper_parameters(label)).ranks
@@ -275,6 +309,9 @@ class Benchmark:
             accelerator=self.scale.accelerator,
             seed=seed,
             lr_factor=self.scale.lr_factor(ranks * batch_size),
+            precision=self.scale.precision,
+            accumulate=self.scale.accumulate,
+            clip_norm=self.scale.clip_norm,
             partition=entry["partition"] or self.partition,
             fault=self.fault if self.fault.rank < workers else Fault(),
         )

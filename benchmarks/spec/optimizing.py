@@ -6,28 +6,37 @@ import torch
 from torch import Tensor, nn
 
 from paceline.benchmarks.spec.plugin import ConfigError, Plugin
+from paceline.lightning_modules.backend.schedule import Schedule
 from paceline.lightning_modules.backend.state import trained
 from paceline.lightning_modules.backend.task import Task
 
 
-def check_optimized(plugin: Plugin, task: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def check_optimized(
+    plugin: Plugin, model: nn.Module, optimizer: torch.optim.Optimizer, call: str
+) -> None:
     """Checks that the optimizer steps on exactly the parameters that are trained.
+
+    Args:
+        plugin: the class of the model.
+        model: the model.
+        optimizer: the optimizer.
+        call: the name of the method that has returned it.
 
     Raises:
         ConfigError: if it leaves out a trained parameter or steps on another tensor.
     """
-    names = {parameter: name for name, parameter in task.named_parameters()}
-    given = set(trained(task))
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    given = set(trained(model))
     stepped = {p for group in optimizer.param_groups for p in group["params"]}
-    call = f"{plugin}: the optimizer of configure_optimizer(parameters)"
+    place = f"{plugin}: the optimizer of {call}"
     if missing := [name for p, name in names.items() if p in given - stepped]:
         raise ConfigError(
-            f"{call} does not step on {', '.join(missing)}; put them into a group, or set requires_grad"
+            f"{place} does not step on {', '.join(missing)}; put them into a group, or set requires_grad"
             " to False"
         )
     if strange := stepped - given:
         own = sorted(names[p] for p in strange if p in names) or ["tensors of another model"]
-        raise ConfigError(f"{call} steps on what it was not given: {', '.join(own)}")
+        raise ConfigError(f"{place} steps on what it was not given: {', '.join(own)}")
 
 
 def check_under_zero(plugin: Plugin, task: Task, stage: int) -> None:
@@ -46,8 +55,8 @@ def check_under_zero(plugin: Plugin, task: Task, stage: int) -> None:
             f"{plugin} is {dtype}, which ZeRO {stage} would train in float32; leave scale.zero_stage at 0"
         )
     whole, flat = deepcopy(task), deepcopy(task)
-    optimizer = whole.configure_optimizer(_with_gradients(whole))
-    flattened = flat.configure_optimizer(_with_gradients(flat))
+    optimizer = Schedule.of(whole, _with_gradients(whole), 1, 1).optimizer
+    flattened = Schedule.of(flat, _with_gradients(flat), 1, 1).optimizer
     vectors = [_flatten(flattened, group) for group in flattened.param_groups]
     optimizer.step()
     try:

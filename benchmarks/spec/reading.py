@@ -229,6 +229,8 @@ def _check_positive(path: Path, benchmark: Benchmark) -> None:
         **{f"{place}.{k}": v for place, own in budgets.items() for k, v in asdict(own).items()},
         "scale.batch_size": scale.batch_size,
         "scale.threads": scale.threads,
+        "scale.accumulate": scale.accumulate,
+        "scale.clip_norm": 1.0 if scale.clip_norm is None else scale.clip_norm,
         "seeds (how many)": len(benchmark.seeds),
     }
     lists = {"scale.workers": scale.workers}

@@ -35,6 +35,22 @@ class Budget:
     epochs: float = 5
     evaluations: int = 20
 
+    def schedule(self, rows: int, step_examples: int) -> tuple[int, int]:
+        """Returns the number of steps of a trial and the number of steps between two evaluations.
+
+        Training ends with an evaluation, so the budget is rounded to whole intervals. The rounding
+        changes it by at most half an interval, and there may be a few evaluations more or less than the
+        budget states.
+
+        Args:
+            rows: the number of training examples.
+            step_examples: the number of examples of a step, summed over all workers.
+        """
+        examples = min(self.examples, self.epochs * rows)
+        steps = max(1, round(examples / step_examples))
+        every = max(1, round(steps / self.evaluations))
+        return every * max(1, round(steps / every)), every
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -49,6 +65,13 @@ class Scale:
             relative to `batch_size`: not at all, in proportion (Goyal et al. 2017, for SGD), or with the
             square root (Krizhevsky 2014; Malladi et al. 2022, for Adam).
         zero_stage: the ZeRO stage within a replica, 0 to 3.
+        precision: what the model is computed in. `32` keeps the dtype of the model, which is float32
+            unless the model says otherwise. `bf16-mixed` keeps float32 weights and computes in bfloat16
+            where torch's autocast does so. `bf16` converts the whole model to bfloat16.
+        accumulate: the number of parts in which a worker computes the gradient of its batch. It saves
+            memory. A step is still one batch.
+        clip_norm: the largest norm of a gradient; longer ones are shortened to it. None leaves all as
+            they are.
         threads: the number of CPU threads of each rank.
         accelerator: the hardware to train on. `auto` uses the GPUs if the machine has any.
     """
@@ -58,6 +81,9 @@ class Scale:
     scaling: Literal["weak", "strong"] = "weak"
     lr_rule: Literal["constant", "linear", "sqrt"] = "constant"
     zero_stage: Literal[0, 1, 2, 3] = 0
+    precision: Literal[32, "bf16-mixed", "bf16"] = 32
+    accumulate: int = 1
+    clip_norm: float | None = None
     threads: int = 1
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
 

@@ -31,23 +31,6 @@ def stream(seed: int, name: str, replica: int = 0) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:4], "little")
 
 
-def schedule(trial: Trial, rows: int) -> tuple[int, int]:
-    """Returns the number of steps of a trial and the number of steps between two evaluations.
-
-    Training ends with an evaluation, so the budget is rounded to whole intervals. The rounding changes it
-    by at most half an interval, and there may be a few evaluations more or less than the budget states.
-
-    Args:
-        trial: the trial.
-        rows: the number of training examples.
-    """
-    budget = trial.workload.budget
-    examples = min(budget.examples, budget.epochs * rows)
-    steps = max(1, round(examples / (trial.batch_size * trial.workers)))
-    every = max(1, round(steps / budget.evaluations))
-    return every * max(1, round(steps / every)), every
-
-
 def seen_of(loader: DataLoader[Any]) -> str:
     """Returns a hash of the number of examples of a loader and of a few evenly spaced examples."""
     rows = row_count(loader)
@@ -81,10 +64,15 @@ class SameRows(Callback):
 
 
 class Continue(Callback):
-    """Begins the stream of batches, at the step of the checkpoint when training is resumed."""
+    """Begins the stream of batches, at the step of the checkpoint when training is resumed.
 
-    def __init__(self, batches: BatchStream) -> None:
-        self.batches = batches
+    Args:
+        batches: the stream of batches of this rank.
+        parts: the number of parts in which each batch is loaded.
+    """
+
+    def __init__(self, batches: BatchStream, parts: int) -> None:
+        self.batches, self.parts = batches, parts
 
     def on_train_start(self, *_: Any) -> None:
         self.batches.begin()  # a barrier follows
@@ -93,12 +81,12 @@ class Continue(Callback):
         self, trainer: Trainer, algorithm: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         loop = checkpoint["loops"]["fit_loop"]
-        step = loop["epoch_loop.batch_progress"]["total"]["ready"]
-        segment = self.batches.go_on(step, checkpoint["epoch"])
+        part = loop["epoch_loop.batch_progress"]["total"]["ready"]
+        segment = self.batches.go_on(part // self.parts, checkpoint["epoch"])
         # Lightning cannot start within an epoch, so this tells it that a new epoch begins.
         for name, total, current in (
             ("epoch_progress", segment, segment),
-            ("epoch_loop.batch_progress", step, 0),
+            ("epoch_loop.batch_progress", part, 0),
         ):
             loop[name]["total"] = dict.fromkeys(loop[name]["total"], total)
             loop[name]["current"] = dict.fromkeys(loop[name]["current"], current)

@@ -12,8 +12,9 @@ import torch.distributed
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from paceline.lightning_modules.backend.algorithm import Algorithm, Undefined
+from paceline.lightning_modules.backend.algorithm import Algorithm
 from paceline.lightning_modules.backend.clock import Clock
+from paceline.lightning_modules.backend.evaluation import Undefined
 from paceline.lightning_modules.backend.phases import TRAINING
 from paceline.lightning_modules.backend.precision import in_dtype_of
 from paceline.lightning_modules.backend.strategy import DeepSpeedBackend

@@ -25,7 +25,6 @@ from paceline.benchmarks.trials.dealing import (
     batches_of,
     partition,
     row_count,
-    schedule,
     seen_of,
     stream,
     training_batches,
@@ -36,7 +35,9 @@ from paceline.benchmarks.trials.meter import PREDICTED_ROWS, Meter, Report
 from paceline.datasets.batches import with_batches
 from paceline.lightning_modules.backend import randomness
 from paceline.lightning_modules.backend.algorithm import Algorithm
+from paceline.lightning_modules.backend.precision import convert
 from paceline.lightning_modules.backend.strategy import DeepSpeedBackend, keep_off_gpus
+from paceline.lightning_modules.backend.wrapped import batch_hooks
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,11 @@ def build(trial: Trial, rank: int) -> Built:
     replica = 0 if trial.algorithm_class.one_model else trial.layout.replica_of(rank)
     randomness.seed(stream(trial.seed, "initialisation", replica))
     task = trial.workload.build_task(data)
+    convert(task, trial.precision)
     algorithm = trial.algorithm_class(task, **trial.hyper_parameters)
     algorithm.lr_factor = trial.lr_factor
+    algorithm.mixed_precision = trial.precision == "bf16-mixed"
+    algorithm.batch_hooks = batch_hooks(task, data)
     randomness.seed(stream(trial.seed, f"rank {rank}"))
     return Built(data, training, validation, test, algorithm, seen)
 
@@ -111,12 +115,14 @@ def run_rank(
     layout.check_fits(int(os.environ["WORLD_SIZE"]))
     built = build(trial, rank)
     algorithm, training, validation = built.algorithm, built.training, built.validation
-    steps, every = schedule(trial, row_count(training))
+    budget = trial.workload.budget
+    steps, every = budget.schedule(row_count(training), trial.batch_size * trial.workers)
     evaluation_batch = getattr(built.data, "evaluation_batch", EVALUATION_BATCH)
     parts = partition(trial, algorithm, training, evaluation_batch)
     examples = [len(part) for part in parts]
     algorithm.data_share = examples[layout.replica_of(rank)] / sum(examples)
     seen_by_all = trial.workers if trial.partition.kind == "iid" else layout.ranks
+    algorithm.steps = steps
     algorithm.epoch_steps = fmean(examples) / (trial.batch_size * seen_by_all)
     batches = training_batches(trial, algorithm, parts[layout.replica_of(rank)], rank, every)
 
@@ -127,10 +133,11 @@ def run_rank(
     evaluated = evaluated_by_rank(validation)
     algorithm.validation_rows = evaluated
     if built.test is not None:
-        algorithm.test_batches = with_batches(built.test, evaluated_by_rank(built.test))
+        algorithm.test_rows = evaluated_by_rank(built.test)
+        algorithm.test_batches = with_batches(built.test, algorithm.test_rows)
     if trial.accelerator == "cpu":
         keep_off_gpus()
-    backend = DeepSpeedBackend(layout, trial.zero_stage)
+    backend = DeepSpeedBackend(layout, trial.zero_stage, trial.clip_norm)
     first = np.arange(min(row_count(validation), PREDICTED_ROWS if rows is None else rows))
     to_predict = with_batches(validation, batches_of(first, evaluation_batch))
     meter = Meter(backend, trial.batch_size, to_predict, report)
@@ -139,12 +146,13 @@ def run_rank(
         devices=trial.workers,
         strategy=backend,
         max_epochs=steps // every,
+        accumulate_grad_batches=trial.accumulate,
         num_sanity_val_steps=0,
         callbacks=[
             SameRows(built.seen),
             FaultInjector(trial.fault),
             meter,
-            Continue(batches),
+            Continue(batches, trial.accumulate),
             *callbacks,
         ],
         logger=False,
@@ -153,10 +161,11 @@ def run_rank(
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
+    built.data.trainer = trainer  # its hooks may ask whether it is training
     report("progress", {"step": 0, "steps": steps})
     trainer.fit(
         algorithm,
-        with_batches(training, batches),
+        with_batches(training, batches, trial.accumulate),
         with_batches(validation, evaluated),
         ckpt_path=checkpoint,
     )

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -24,7 +24,9 @@ from paceline.benchmarks.spec.benchmark import Trial
 from paceline.benchmarks.spec.settings import Budget, Fault, Target
 from paceline.benchmarks.trials.display import Display
 from paceline.home import home
+from paceline.lightning_modules.backend.algorithm import Algorithm
 from paceline.lightning_modules.backend.launch import RankFailed, Ranks
+from paceline.lightning_modules.backend.wrapped import WrappedModule
 
 STEPS = 2
 ROWS = 64  # validation examples of each rank
@@ -144,16 +146,18 @@ class _Gradients(Callback):
     """Looks for parameters without a gradient, which ZeRO 1 to 3 do not support."""
 
     def on_train_batch_start(
-        self, trainer: Trainer, algorithm: LightningModule, batch: Any, _: int
+        self, trainer: Trainer, module: LightningModule, batch: Any, index: int
     ) -> None:
-        task: Any = algorithm.task
-        named = {name: p for name, p in task.named_parameters() if p.requires_grad}
+        algorithm = cast(Algorithm, module)
+        task = algorithm.task
+        own = task.module if isinstance(task, WrappedModule) else task
+        named = {name: p for name, p in own.named_parameters() if p.requires_grad}
         # Not by `backward`, which would make DeepSpeed reduce gradients that other ranks do not have.
-        loss = task.loss(task(batch), task.labels(batch))
+        loss, _ = algorithm.training_loss(batch, index)
         gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
-        own = [name for name, g in zip(named, gradients, strict=True) if g is None]
+        lacking = [name for name, g in zip(named, gradients, strict=True) if g is None]
         of_all: list[Any] = [None] * trainer.world_size
-        torch.distributed.all_gather_object(of_all, own)
+        torch.distributed.all_gather_object(of_all, lacking)
         if missing := dict.fromkeys(name for names in of_all for name in names):
             raise ValueError(
                 f"parameters without a gradient at a step: ZeRO 0 only: {', '.join(missing)}; set"

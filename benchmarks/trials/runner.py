@@ -58,6 +58,8 @@ def prepare(trials: Sequence[Trial], display: Display) -> dict[str, Any]:
         DataError: if the data cannot be used.
     """
     check_room(trials)
+    for name, hooks in trials[0].workload.hooks_not_called.items():
+        display.note(f"{name}: not called: {', '.join(hooks)}")
     display.note(f"preparing the data of {trials[0].workload.name}")
     data = prepared(trials)
     known = facts(data_fingerprint(data))

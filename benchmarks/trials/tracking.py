@@ -171,8 +171,9 @@ class BenchmarkRun:
                 for i, t in trials.items()
             ],
             "titles": {t.label: t.algorithm_class.title for t in trials.values()},
-            "loss_name": task.loss_name,
-            "metric_name": task.metric_name,
+            # An ordinary LightningModule need not name them.
+            "loss_name": getattr(task, "loss_name", "validation loss"),
+            "metric_name": getattr(task, "metric_name", "metric"),
             "environment": self.about["environment"],
             "data": self.about["data"],
             **more,
@@ -286,6 +287,8 @@ def _flat(trial: Trial) -> dict[str, Any]:
     scale = {
         k: getattr(trial, k) for k in ("workers", "batch_size", "zero_stage", "threads", "seed")
     }
+    numerics = {"precision": 32, "accumulate": 1, "clip_norm": None}
+    scale |= {k: getattr(trial, k) for k, usual in numerics.items() if getattr(trial, k) != usual}
     workload = {"data": trial.workload.data, "task": trial.workload.task}
     classes = {
         f"{part}.{name}": value

@@ -73,7 +73,9 @@ def wire_bytes(operation: str, payload: float, size: int, backend: str = "gloo")
             return 2 * share * payload
 
 
-def engine_bytes(model_bytes: float, ranks: int, zero_stage: int, backend: str = "gloo") -> float:
+def engine_bytes(
+    model_bytes: float, ranks: int, zero_stage: int, backend: str = "gloo", parts: int = 1
+) -> float:
     """Returns the bytes that a rank sends in one DeepSpeed step of a replica of `ranks` ranks.
 
     DeepSpeed 0.19 sends the following, in units of (N - 1) / N p for N ranks and p bytes of parameters:
@@ -85,6 +87,9 @@ def engine_bytes(model_bytes: float, ranks: int, zero_stage: int, backend: str =
       parameters stay gathered between forward and backward. gloo implements the reduce-scatter as an
       all-reduce of its input, 2 + 1.
 
+    If the gradient of a step is accumulated over several parts of the batch, ZeRO 0 and 1 reduce the sum.
+    ZeRO 2 and 3 reduce the gradient of every part.
+
     The following is not counted: the norm of the gradients (8 bytes per step) and padding to equal parts.
     With ZeRO 3, two kinds of steps send more than is counted. In the first step, DeepSpeed records the
     order of the layers and gathers up to two more times. The step after each evaluation gathers the
@@ -94,10 +99,12 @@ def engine_bytes(model_bytes: float, ranks: int, zero_stage: int, backend: str =
     match zero_stage:
         case 0:
             return 2 * share
-        case 3 if backend != "gloo":
-            return 2 * share
-        case _:
+        case 1:
             return 3 * share
+        case 3 if backend != "gloo":
+            return (parts + 1) * share
+        case _:
+            return (2 * parts + 1) * share
 
 
 class TimedWork:

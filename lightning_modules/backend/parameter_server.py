@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from datetime import timedelta
@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from paceline.lightning_modules.backend.clock import Clock
 from paceline.lightning_modules.backend.ledger import Ledger
+from paceline.lightning_modules.backend.schedule import Schedule
 from paceline.lightning_modules.backend.state import pack, tensors, trained, unpack
-from paceline.lightning_modules.backend.task import Task, make_optimizer
+from paceline.lightning_modules.backend.task import Task
 
 # The kinds of requests, and the tags of the messages. gloo matches messages by tag, in any order.
 PUSH, FETCH, READ, STOP = range(4)
@@ -44,7 +45,8 @@ class Shard:
     """Some whole tensors of a model and their optimizer. Workers push to the shard and fetch from it.
 
     The optimizer is that of the model, with its parameter groups, restricted to the parameters of this
-    shard. They keep their shapes. For a buffer, a worker pushes its own values, and the shard moves its
+    shard. They keep their shapes. The schedule of its learning rates is advanced by the mean number of
+    steps that a worker has pushed. For a buffer, a worker pushes its own values, and the shard moves its
     values by 1/N of the difference towards them, for N workers.
 
     Attributes:
@@ -57,8 +59,9 @@ class Shard:
         model: a copy of the model that nothing else uses.
         share: the places of this shard's tensors in the list of trained parameters, followed by buffers.
         workers: N, the number of workers.
+        scheduled: returns the optimizer of a model with its schedule.
+        n_push: the number of steps of a worker that a push stands for.
         staleness_aware: if True, the learning rate of a push is divided by its staleness.
-        lr_factor: the factor by which the learning rates of the model are multiplied.
     """
 
     def __init__(
@@ -66,15 +69,17 @@ class Shard:
         model: Task,
         share: list[int],
         workers: int,
+        scheduled: Callable[[Task], Schedule],
+        n_push: int = 1,
         staleness_aware: bool = False,
-        lr_factor: float = 1.0,
     ) -> None:
         parameters, statistics = trained(model), tensors(model, "buffers")
         self.parameters = [parameters[i] for i in share if i < len(parameters)]
         self.buffers = [statistics[i - len(parameters)] for i in share if i >= len(parameters)]
-        self.optimizer = _restricted(make_optimizer(model, parameters, lr_factor), self.parameters)
-        self.lrs = [group["lr"] for group in self.optimizer.param_groups]
-        self.workers, self.staleness_aware = workers, staleness_aware
+        self.schedule = scheduled(model)
+        self.optimizer = self.schedule.optimizer
+        _restrict(self.optimizer, self.parameters)
+        self.workers, self.n_push, self.staleness_aware = workers, n_push, staleness_aware
         self.clock = 0
         self.fetched_at: Counter[int] = Counter()
         self.staleness: Counter[int] = Counter()
@@ -87,8 +92,7 @@ class Shard:
         """Applies a gradient of each parameter and the worker's values of each buffer."""
         staleness = self.clock - self.fetched_at[worker]
         if self.staleness_aware:
-            for group, lr in zip(self.optimizer.param_groups, self.lrs, strict=True):
-                group["lr"] = lr / max(1, staleness)
+            self.schedule.scale(1 / max(1, staleness))
         gradients, held = pushed[: len(self.parameters)], pushed[len(self.parameters) :]
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
@@ -97,6 +101,7 @@ class Shard:
             buffer.lerp_(theirs, 1 / self.workers)
         self.staleness[staleness] += 1
         self.clock += 1
+        self.schedule.advance(self.clock * self.n_push // self.workers)
         self.fetched_at[worker] += 1  # a worker's own pushes do not count as staleness
 
     def fetch(self, worker: int, kind: int) -> list[Tensor]:
@@ -111,6 +116,7 @@ class Shard:
         return {
             "tensors": self.tensors,
             "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
             "counts": (self.clock, self.fetched_at, self.staleness),
         }
 
@@ -118,20 +124,20 @@ class Shard:
         for tensor, saved in zip(self.tensors, state["tensors"], strict=True):
             tensor.copy_(saved)
         self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
         self.clock, self.fetched_at, self.staleness = state["counts"]
 
 
-def _restricted(
-    optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]
-) -> torch.optim.Optimizer:
-    """Removes all other parameters from an optimizer that has not taken a step yet."""
+def _restrict(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
+    """Removes all other parameters from an optimizer that has not taken a step yet.
+
+    Groups stay, even if they are empty then, because schedulers keep a rate for each.
+    """
     kept = set(parameters)
     for group in optimizer.param_groups:
         group["params"] = [p for p in group["params"] if p in kept]
-    optimizer.param_groups = [group for group in optimizer.param_groups if group["params"]]
     for parameter in set(optimizer.state) - kept:
         del optimizer.state[parameter]
-    return optimizer
 
 
 class ParameterServer:
@@ -146,8 +152,9 @@ class ParameterServer:
 
     Args:
         model: the model, the same on every rank. Its whole tensors are divided into one shard per rank.
+        scheduled: returns the optimizer of a model with its schedule.
+        n_push: the number of steps of a worker that a push stands for.
         staleness_aware: if True, the learning rate of a push is divided by its staleness.
-        lr_factor: the factor by which the learning rates of the model are multiplied.
         comm: the module `deepspeed.comm`, whose messages the ledger counts. It is not imported here,
             because that would take seconds in processes that only ask for the algorithms' names.
         ledger: the ledger that counts the replies of the thread under their phase.
@@ -159,8 +166,9 @@ class ParameterServer:
     def __init__(
         self,
         model: Task,
+        scheduled: Callable[[Task], Schedule],
+        n_push: int,
         staleness_aware: bool,
-        lr_factor: float,
         comm: Any,
         ledger: Ledger,
         clock: Clock,
@@ -175,7 +183,8 @@ class ParameterServer:
         self.shares = shares(sizes, self.ranks)
         self.bytes = [sum(sizes[i] for i in share) for share in self.shares]
         own = self.shares[self.rank]
-        self.shard = Shard(deepcopy(model).cpu(), own, self.ranks, staleness_aware, lr_factor)
+        copied = deepcopy(model).cpu()
+        self.shard = Shard(copied, own, self.ranks, scheduled, n_push, staleness_aware)
         self.comm, self.ledger, self.clock, self.replay = comm, ledger, clock, replay
         self.served: list[int] = []
         self._turn = threading.Condition()  # its lock guards the shard and the attributes below

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch.distributed
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningModule, Trainer
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,18 @@ RELIED_ON = (
         "is_param_in_hook_signature",
         "no_inspection_at_steps caches it, as it inspects training_step at every step",
         "profile a step and cache what inspects it now, or nothing if nothing does",
+    ),
+    PrivateName(
+        "pytorch_lightning.core.optimizer",
+        "_configure_optimizers",
+        "optimizers_and_schedulers reads what configure_optimizers returns with it",
+        "read the forms that Lightning documents: an optimizer, two lists, a dictionary",
+    ),
+    PrivateName(
+        "pytorch_lightning.core.optimizer",
+        "_configure_schedulers_automatic_opt",
+        "optimizers_and_schedulers completes the settings of a scheduler with it",
+        "fill in Lightning's defaults: interval 'epoch', frequency 1",
     ),
     PrivateName(
         "deepspeed.comm.torch",
@@ -154,6 +166,13 @@ def no_inspection_at_steps() -> None:
     inspect = loop.is_param_in_hook_signature
     if not hasattr(inspect, "cache_info"):
         loop.is_param_in_hook_signature = lru_cache(maxsize=1)(inspect)
+
+
+def optimizers_and_schedulers(module: LightningModule) -> tuple[list[Any], list[Any]]:
+    """Returns the optimizers, and Lightning's settings of the schedulers, of a LightningModule."""
+    lightning: Any = sys.modules["pytorch_lightning.core.optimizer"]
+    optimizers, schedulers, monitor = lightning._configure_optimizers(module.configure_optimizers())
+    return optimizers, lightning._configure_schedulers_automatic_opt(schedulers, monitor)
 
 
 class QuickHooks:

@@ -52,10 +52,13 @@ class Bucket:
 class Reduction:
     """Replaces the gradients of some parameters with their means over the ranks of a replica.
 
-    Every gradient must be None when backward begins. After `finish`, every gradient is a tensor. If a
-    parameter has no gradient on some ranks, these ranks count as zero. If it has none on any rank, the
-    mean is zero. torch's DistributedDataParallel would leave it None, but it needs another all-reduce to
-    find out.
+    Every gradient must be None when the first backward of a step begins. After `finish`, every gradient
+    is a tensor. If a parameter has no gradient on some ranks, these ranks count as zero. If it has none
+    on any rank, the mean is zero. torch's DistributedDataParallel would leave it None, but it needs
+    another all-reduce to find out.
+
+    If gradients are accumulated over several backwards, `accumulating` is set before all but the last.
+    Gradients then stay with their parameters, and only the sums are sent.
 
     Sparse gradients become dense. With one rank, the gradients stay what backward has made. They are
     neither copied nor sent.
@@ -76,6 +79,7 @@ class Reduction:
     ) -> None:
         self.parameters, self.group, self.ranks = parameters, group, ranks
         self.buckets = _buckets(parameters, bucket_bytes) if ranks > 1 else []
+        self.accumulating = False
         self._under_way: list[Any] = []  # the all-reduces of the first buckets, in order
         self._hooks = [
             parameter.register_post_accumulate_grad_hook(partial(self._collect, bucket, view))
@@ -86,6 +90,8 @@ class Reduction:
     def _collect(self, bucket: Bucket, view: Tensor, parameter: Tensor) -> None:
         """Moves a new gradient into its bucket, and starts all buckets whose turn it is."""
         assert parameter.grad is not None
+        if self.accumulating:
+            return
         if parameter.grad is view:
             raise RuntimeError(
                 f"a parameter of shape {tuple(parameter.shape)} received two gradients in one step:"

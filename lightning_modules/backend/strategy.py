@@ -69,6 +69,7 @@ class DeepSpeedBackend(DeepSpeedStrategy):
     Args:
         layout: how the ranks are divided into replicas.
         zero_stage: the stage of ZeRO inside a replica, 0 to 3.
+        clip_norm: the largest norm of the gradient of a replica, or None for any.
         timeout: how long a collective operation may wait for the other ranks.
 
     Raises:
@@ -82,6 +83,7 @@ class DeepSpeedBackend(DeepSpeedStrategy):
         self,
         layout: Layout,
         zero_stage: int = 0,
+        clip_norm: float | None = None,
         timeout: timedelta = timedelta(minutes=30),
     ) -> None:
         super().__init__(
@@ -89,7 +91,8 @@ class DeepSpeedBackend(DeepSpeedStrategy):
                 "zero_allow_untested_optimizer": True,
                 "zero_optimization": {"stage": zero_stage, "overlap_comm": False},
                 "train_micro_batch_size_per_gpu": 1,  # used only for DeepSpeed's own logging
-                "gradient_clipping": 0.0,  # DeepSpeed's default is to clip at 1
+                # DeepSpeed's default is to clip at 1. Under ZeRO 0, `_reduced` clips.
+                "gradient_clipping": clip_norm or 0.0 if zero_stage else 0.0,
                 # Each replica has a tag of its own. Otherwise, all would write the same files.
                 "checkpoint": {"tag_validation": "Ignore"},
             },
@@ -101,7 +104,7 @@ class DeepSpeedBackend(DeepSpeedStrategy):
         # Set when this process has found its rank.
         self.clock: Clock
         self.groups: ReplicaGroups
-        self.zero_stage = zero_stage
+        self.zero_stage, self.clip_norm = zero_stage, clip_norm
         self.reduction: Reduction | None = None
         self._random_state: dict[str, Any] | None = None
 
@@ -169,12 +172,32 @@ class DeepSpeedBackend(DeepSpeedStrategy):
             engine.communication_data_type = trained(self.task)[0].dtype
         else:
             self.reduction = Reduction(trained(model), self.groups.replica, self.layout.ranks)
-            private.reduce_by(self.reduction.finish, engine)
+            private.reduce_by(self._reduced, engine)
         if self.zero_stage_3:
             # DeepSpeed leaves the parameters in a fresh Adagrad, but in no other optimizer. It then
             # adds them a second time when it loads a checkpoint.
             private.release_parameters_of(engine_optimizer)
         return engine, engine_optimizer
+
+    @property
+    def stepping(self) -> bool:
+        """Whether the optimizer steps after this batch. If not, gradients are accumulated."""
+        return bool(self.deepspeed_engine.is_gradient_accumulation_boundary())
+
+    def backward(self, closure_loss: Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> Tensor:
+        if self.reduction is not None:
+            self.reduction.accumulating = not self.stepping
+        return super().backward(closure_loss, optimizer, *args, **kwargs)
+
+    def _reduced(self) -> None:
+        """Completes the gradients of a step under ZeRO 0, at the end of every backward."""
+        assert self.reduction is not None
+        if self.reduction.accumulating:
+            return
+        self.reduction.finish()
+        if self.clip_norm is not None:
+            # The ranks of a replica have the same gradients, so nothing has to be sent.
+            nn.utils.clip_grad_norm_(trained(self.task), self.clip_norm)
 
     def _check_alike(self) -> None:
         """Raises `ValueError` if ranks that train one model begin with different weights."""
@@ -198,8 +221,9 @@ class DeepSpeedBackend(DeepSpeedStrategy):
             self.deepspeed_engine.save_checkpoint(str(folder), self._tag, save_latest=False)
         # DeepSpeed does not save state that differs between the ranks of a replica.
         own = {k: v for k, v in checkpoint.items() if k not in ("state_dict", "optimizer_states")}
+        schedule = self.lightning_module.schedule.state_dict()  # type: ignore[union-attr]
         buffers = tensors(self.task, "buffers", "counters")
-        torch.save((own, buffers, random_state()), self._file_of_rank(folder))
+        torch.save((own, schedule, buffers, random_state()), self._file_of_rank(folder))
 
     def load_checkpoint(
         self, checkpoint_path: str | Path, weights_only: bool | None = None
@@ -216,7 +240,8 @@ class DeepSpeedBackend(DeepSpeedStrategy):
             self.deepspeed_engine.load_checkpoint(
                 str(checkpoint_path), self._tag, load_lr_scheduler_states=False
             )
-        own, buffers, self._random_state = torch.load(file, weights_only=False)
+        own, schedule, buffers, self._random_state = torch.load(file, weights_only=False)
+        self.lightning_module.schedule.load_state_dict(schedule)  # type: ignore[union-attr]
         for buffer, saved in zip(tensors(self.task, "buffers", "counters"), buffers, strict=True):
             buffer.copy_(saved)
         return dict(own)

@@ -2,10 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
 from paceline.lightning_modules.backend.search import Dimension
@@ -54,18 +56,32 @@ class Task(nn.Module, ABC):
         """A fresh metric, updated with (probabilities, labels)."""
 
     @abstractmethod
-    def configure_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    def configure_optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         """The optimizer that the workload is trained with unless the algorithm brings its own."""
 
+    def configure_schedule(self, optimizer: Optimizer, steps: int) -> LRScheduler | None:
+        """The schedule of the learning rates, advanced after every optimizer step, or None for none.
 
-def make_optimizer(
-    task: Task, parameters: Iterable[nn.Parameter], lr_factor: float
-) -> torch.optim.Optimizer:
-    """Returns the optimizer of a task, with its learning rates multiplied by `lr_factor`."""
-    optimizer = task.configure_optimizer(parameters)
-    for group in optimizer.param_groups:
-        group["lr"] *= lr_factor
-    return optimizer
+        `steps` is the number of optimizer steps of the whole training.
+        """
+        return None
+
+
+@dataclass(frozen=True)
+class Configured:
+    """An optimizer with its scheduler.
+
+    Attributes:
+        optimizer: the optimizer.
+        scheduler: a scheduler of it, or None.
+        interval: the number of steps or epochs after which the scheduler is advanced.
+        by_epoch: if True, the interval counts passes over the data, else optimizer steps.
+    """
+
+    optimizer: Optimizer
+    scheduler: LRScheduler | None = None
+    interval: int = 1
+    by_epoch: bool = False
 
 
 def loss_weight(task: Any, labels: Tensor) -> float:

@@ -76,7 +76,7 @@ def score(curve: pd.DataFrame, target_loss: float | None) -> dict[str, float]:
         "bytes_sent_per_worker": last["bytes_sent_per_worker"],
         "messages_per_worker": last["messages_per_worker"],
         "final_loss": last["validation_loss"],
-        "final_metric": last["validation_metric"],
+        "final_metric": last.get("validation_metric", math.nan),  # a workload may have no metric
     }
     losses = curve.set_index("step")["validation_loss"].dropna()
     if not losses.empty:

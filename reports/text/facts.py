@@ -23,7 +23,7 @@ def facts(results: Results) -> list[list[str]]:
         "Scale": f"batch of {counted(scale['batch_size'], 'example')} "
         + ("per worker" if scale["scaling"] == "weak" else "over all workers")
         + f" ({scale['scaling']} scaling), {lr_rule(scale)}, ZeRO stage {scale['zero_stage']},"
-        f" {counted(scale['threads'], 'thread')} per worker",
+        f"{_numerics(scale)} {counted(scale['threads'], 'thread')} per worker",
         "Partition": _partition(config.get("partition")),
         "Fault": _fault(config.get("fault")),
         "Seeds": listed(config["seeds"]),
@@ -44,6 +44,19 @@ def lr_rule(scale: dict[str, Any]) -> str:
             return "learning rate proportional to the square root of the examples of an update"
         case _:
             return "one learning rate for updates of any size"
+
+
+def _numerics(scale: dict[str, Any]) -> str:
+    """The settings of precision, accumulation and clipping that are not the usual ones."""
+    # Older configurations have none of them.
+    precision, parts = scale.get("precision", 32), scale.get("accumulate", 1)
+    clip_norm = scale.get("clip_norm")
+    stated = {
+        f" precision {precision},": precision != 32,
+        f" gradients accumulated over {parts} parts of a batch,": parts > 1,
+        f" gradients clipped to a norm of {clip_norm},": clip_norm is not None,
+    }
+    return "".join(text for text, unusual in stated.items() if unusual)
 
 
 def _target(results: Results) -> str:

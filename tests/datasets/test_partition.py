@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from paceline.benchmarks.spec.reading import load_benchmark
-from paceline.benchmarks.trials.dealing import schedule
 from paceline.datasets.batches import BatchOrder, BatchStream, TicketStream
 from paceline.datasets.partition import Partition
 
@@ -174,4 +173,5 @@ def test_a_budget_becomes_evenly_spaced_evaluations(
     overrides = [f"--algorithms.sync_sgd.workers=[{workers}]", "--workload.budget.examples=1000000"]
     trials = load_benchmark("criteo", overrides).trials()
     (trial,) = [trial for trial in trials if trial.label == "sync_sgd"]
-    assert schedule(trial, rows) == steps_and_interval
+    step_examples = trial.batch_size * trial.workers
+    assert trial.workload.budget.schedule(rows, step_examples) == steps_and_interval

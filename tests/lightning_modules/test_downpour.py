@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from paceline.lightning_modules.backend.parameter_server import FETCH, READ, Shard, shares
+from paceline.lightning_modules.backend.schedule import Schedule
+from paceline.lightning_modules.backend.state import trained
 from paceline.lightning_modules.downpour import Downpour
 from tests.ranks import Plan, run_ranks, train
 from tests.workload import FEATURES, Bowl, LinearRule, Tower, trial
@@ -149,7 +151,10 @@ class Two(Bowl):
 
 
 def shard(staleness_aware: bool, workers: int = 2) -> Shard:
-    return Shard(Two(), [0, 1], workers, staleness_aware)
+    def scheduled(model: Any) -> Schedule:
+        return Schedule.of(model, trained(model), steps=100, epoch_steps=10)
+
+    return Shard(Two(), [0, 1], workers, scheduled, staleness_aware=staleness_aware)
 
 
 def unit(statistic: float = 0.0) -> list[torch.Tensor]:
