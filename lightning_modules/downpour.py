@@ -36,12 +36,9 @@ from torch import Tensor
 
 from paceline.lightning_modules.backend.algorithm import Algorithm
 from paceline.lightning_modules.backend.layout import Layout
-from paceline.lightning_modules.backend.parameter_server import (
-    READ,
-    REQUEST_BYTES,
-    ParameterServer,
-)
+from paceline.lightning_modules.backend.parameter_server import REQUEST_BYTES, ParameterServer
 from paceline.lightning_modules.backend.search import Choice, Integer
+from paceline.lightning_modules.backend.shard import READ
 from paceline.lightning_modules.backend.state import State, tensors
 from paceline.lightning_modules.backend.task import Task
 

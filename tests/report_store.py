@@ -9,9 +9,10 @@ import pandas as pd
 from mlflow.tracking import MlflowClient
 from numpy.typing import NDArray
 
-from paceline.benchmarks.spec.benchmark import Benchmark, Trial, Workload
+from paceline.benchmarks.spec.benchmark import Benchmark, Trial
 from paceline.benchmarks.spec.plugin import Plugin
 from paceline.benchmarks.spec.settings import Budget, Scale, Target
+from paceline.benchmarks.spec.workload import Workload
 from paceline.benchmarks.trials.tracking import BenchmarkRun
 from paceline.reports.measures.results import Results, load
 from paceline.reports.measures.scoring import CURVE, score

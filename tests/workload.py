@@ -13,9 +13,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchmetrics import MeanSquaredError
 from torchmetrics.classification import BinaryAccuracy
 
-from paceline.benchmarks.spec.benchmark import Trial, Workload
+from paceline.benchmarks.spec.benchmark import Trial
 from paceline.benchmarks.spec.plugin import Plugin
 from paceline.benchmarks.spec.settings import Budget, Target
+from paceline.benchmarks.spec.workload import Workload
 from paceline.datasets.batches import collate
 from paceline.datasets.partition import Partition
 from paceline.lightning_modules.backend.search import Dimension, Real

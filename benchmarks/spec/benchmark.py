@@ -1,4 +1,4 @@
-"""A benchmark, its workload and the trials that follow from them."""
+"""A benchmark and the trials that follow from it."""
 
 import hashlib
 import json
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from paceline.benchmarks.spec.plugin import ConfigError, Plugin, nearest
 from paceline.benchmarks.spec.settings import Budget, Fault, Scale, Sweep, Target
+from paceline.benchmarks.spec.workload import Workload
 from paceline.datasets.partition import Partition
 from paceline.lightning_modules import find_algorithms
 
@@ -37,41 +38,6 @@ def _without_folders(value: Any) -> Any:
         return value
     short = {"name": Path(value["name"]).name} if value.get("source") is not None else {}
     return {key: _without_folders(part) for key, part in value.items()} | short
-
-
-@dataclass(frozen=True)
-class Workload:
-    """The data, model, target and budget. They are the same for every algorithm."""
-
-    name: str
-    data: Plugin
-    task: Plugin
-    target: Target
-    budget: Budget
-
-    def build_task(self, data: Any) -> Any:
-        """Builds the task with the arguments that the data module provides."""
-        # Imported here, so that reading a benchmark does not wait seconds for torch and Lightning.
-        from paceline.lightning_modules.backend.wrapped import wrapped
-
-        provided = getattr(data, "provides", ())
-        return wrapped(self.task.build(**{name: getattr(data, name) for name in provided}))
-
-    @property
-    def lacking(self) -> list[str]:
-        """The methods without which the task tells only its loss, and not its logits and labels."""
-        from paceline.lightning_modules.backend.wrapped import lacking, loss_only
-
-        return lacking(self.task.cls) if loss_only(self.task.cls) else []
-
-    @property
-    def hooks_not_called(self) -> dict[str, list[str]]:
-        """The hooks of Lightning that the classes have and that are not called, by class."""
-        from paceline.lightning_modules.backend.wrapped import hooks_not_called, is_lightning
-
-        asked = [self.data, self.task] if is_lightning(self.task.cls) else [self.data]
-        found = {str(plugin): hooks_not_called(plugin.cls) for plugin in asked}
-        return {name: hooks for name, hooks in found.items() if hooks}
 
 
 @dataclass(frozen=True)
@@ -252,7 +218,7 @@ class Benchmark:
         return find_algorithms()[self.algorithms[label]["algorithm"]]
 
     def _check_needs(self, label: str) -> None:
-        """Checks that an algorithm runs under the stage of ZeRO and with the task."""
+        """Checks that an algorithm runs under the stage of ZeRO, with the task and on its partition."""
         stages, stage = self._class(label).zero_stages, self.scale.zero_stage
         if stage not in stages:
             raise ConfigError(
@@ -263,6 +229,12 @@ class Benchmark:
             raise ConfigError(
                 f"algorithms.{label}: needs logits and labels, and {self.workload.task} has no"
                 f" {', '.join(missing)}"
+            )
+        partition = self.algorithms[label]["partition"] or self.partition
+        if partition.needs_labels and "labels" in self.workload.lacking:
+            raise ConfigError(
+                f"partition.kind: {partition.kind} needs the labels, and {self.workload.task} has no"
+                " method labels(batch)"
             )
 
     def _check_layout(self, label: str, workers: int) -> None:

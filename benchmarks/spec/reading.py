@@ -8,12 +8,13 @@ from typing import Any, TypeVar, get_type_hints
 from jsonargparse import ArgumentError, ArgumentParser
 from pytorch_lightning import LightningDataModule
 
-from paceline.benchmarks.spec.benchmark import Benchmark, Workload
+from paceline.benchmarks.spec.benchmark import Benchmark
 from paceline.benchmarks.spec.labels import Labels, check_file_name
 from paceline.benchmarks.spec.plugin import ConfigError, Plugin, nearest
 from paceline.benchmarks.spec.settings import Budget, Fault, Scale, Sweep, Target
 from paceline.benchmarks.spec.shipped import find_benchmark, read_yaml
 from paceline.benchmarks.spec.suitable import check_classes
+from paceline.benchmarks.spec.workload import Workload
 from paceline.datasets.partition import Partition
 from paceline.lightning_modules import find_algorithms
 

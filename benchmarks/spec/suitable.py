@@ -42,17 +42,22 @@ def check_classes(data: Plugin, task: Plugin) -> None:
     """
     if not issubclass(task.cls, nn.Module):
         raise ConfigError(f"{task} is no torch.nn.Module; derive it from {Task.__module__}.Task")
-    if is_lightning(task.cls) and lacking(task.cls):
-        for name, purpose in STEPS.items():
-            if lacks(task.cls, name):
-                raise ConfigError(f"{task} has no method '{name}': {purpose}")
-    else:
+    if is_lightning(task.cls):
+        _check_steps(task)
+    if not (is_lightning(task.cls) and lacking(task.cls)):
         _check_task_class(task)
     if not issubclass(data.cls, LightningDataModule):
         raise ConfigError(f"{data} is no LightningDataModule; derive it from that")
     for name, purpose in LOADERS.items():
         if lacks(data.cls, name):
             raise ConfigError(f"{data} has no method '{name}()', a DataLoader: {purpose}")
+
+
+def _check_steps(task: Plugin) -> None:
+    for name, purpose in STEPS.items():
+        needed = name == "configure_optimizers" or lacking(task.cls)
+        if needed and lacks(task.cls, name):
+            raise ConfigError(f"{task} has no method '{name}': {purpose}")
 
 
 def _check_task_class(task: Plugin) -> None:

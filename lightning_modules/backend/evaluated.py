@@ -165,6 +165,8 @@ class Evaluated(QuickHooks, LightningModule):
 
         It is evaluated whenever the validation loss improves, because the best model is not kept.
         """
+        if isinstance(self.task, LossOnly) and not self.task.tests:
+            return
         for index, batch in enumerate(self.test_batches):
             batch = in_dtype_of(self.task, self.backend.batch_to_device(batch))
             if isinstance(self.task, LossOnly):

@@ -50,8 +50,9 @@ def lacking(cls: type) -> list[str]:
 
 
 def is_lightning(cls: type) -> bool:
-    """Returns whether a class is a LightningModule that brings its own optimizer."""
-    return issubclass(cls, LightningModule) and not hasattr(cls, "configure_optimizer")
+    """Returns whether a class is a LightningModule that trains or optimizes itself as Lightning asks."""
+    ordinary = not all(lacks(cls, name) for name in ("training_step", "configure_optimizers"))
+    return issubclass(cls, LightningModule) and ordinary and lacks(cls, "configure_optimizer")
 
 
 def loss_only(cls: type) -> bool:
@@ -104,15 +105,25 @@ def batch_hooks(task: Any, data: LightningDataModule) -> BatchHooks:
 
 
 class WrappedModule(nn.Module):
-    """A task around a LightningModule, which brings its own optimizer and schedule."""
+    """A task around a LightningModule, which brings its own optimizer and schedule.
+
+    It also has all attributes of the module.
+    """
 
     def __init__(self, module: LightningModule) -> None:
         super().__init__()
         self.module = module
         self.view = TrainerView(1, 1.0)
+        module.trainer = self.view  # type: ignore[assignment]
         self._noted: dict[str, tuple[Any, float | None]] = {}
         # `log` of a LightningModule would look for the step of the trainer that it was called in.
         module.log = self._note  # type: ignore[method-assign]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("module"), name)
 
     def _note(self, name: str, value: Any, *_: Any, **options: Any) -> None:
         self._noted[name] = value, options.get("batch_size")
@@ -156,12 +167,6 @@ class WithLogits(WrappedModule):
 
     def forward(self, batch: Any) -> Any:
         return self.module(batch)
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("module"), name)
 
 
 class LossOnly(WrappedModule):

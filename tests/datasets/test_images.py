@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import yaml
 
-from paceline.benchmarks.spec.benchmark import Trial, Workload
+from paceline.benchmarks.spec.benchmark import Trial
 from paceline.benchmarks.spec.plugin import Plugin
 from paceline.benchmarks.spec.reading import load_benchmark
 from paceline.benchmarks.spec.settings import Budget, Target
 from paceline.benchmarks.spec.shipped import shipped
+from paceline.benchmarks.spec.workload import Workload
 from paceline.datasets.images import WANTED, Images
 from paceline.datasets.reading.cache import DataError
 from tests.checkout import Checkout

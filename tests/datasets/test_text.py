@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from paceline.benchmarks.spec.benchmark import Trial, Workload
+from paceline.benchmarks.spec.benchmark import Trial
 from paceline.benchmarks.spec.plugin import Plugin
 from paceline.benchmarks.spec.reading import load_benchmark
 from paceline.benchmarks.spec.settings import Budget, Target
+from paceline.benchmarks.spec.workload import Workload
 from paceline.benchmarks.trials.dealing import partition, validation_batches
 from paceline.datasets.partition import Partition
 from paceline.datasets.reading.cache import DataError

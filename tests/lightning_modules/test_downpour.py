@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from paceline.lightning_modules.backend.parameter_server import FETCH, READ, Shard, shares
 from paceline.lightning_modules.backend.schedule import Schedule
+from paceline.lightning_modules.backend.shard import FETCH, READ, Shard, shares
 from paceline.lightning_modules.backend.state import trained
 from paceline.lightning_modules.downpour import Downpour
 from tests.ranks import Plan, run_ranks, train
