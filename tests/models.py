@@ -103,6 +103,19 @@ class WarmedUp(Grouped):
         return LambdaLR(optimizer, lambda step: 0.2 * min(4 * step, steps - step) / steps)
 
 
+class Embedding(Tower):
+    """Embeds the signs of the features. The gradients of the table are sparse if asked."""
+
+    def __init__(self, features: int, sparse: bool = False, lr: float = 0.1) -> None:
+        super().__init__(features, lr=lr)
+        self.table = nn.EmbeddingBag(2 * features, 8, mode="sum", sparse=sparse)
+        self.tower = nn.Sequential(nn.Tanh(), nn.Linear(8, 1))
+
+    def forward(self, batch: Rows) -> Tensor:
+        numbers = 2 * torch.arange(batch.x.shape[1]) + (batch.x > 0)
+        return self.tower(self.table(numbers)).squeeze(1)  # type: ignore[no-any-return]
+
+
 class Named(Grouped):
     named = True
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from paceline.benchmarks.cli.main import parser
+from paceline.lightning_modules import find_algorithms
 from tests import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -47,3 +48,18 @@ def test_every_class_can_be_imported(page: Path) -> None:
 def test_every_command_is_one(page: Path) -> None:
     for command in COMMAND.findall(page.read_text()):
         parser().parse_known_args(shlex.split(command.replace("\\\n", " ")))
+
+
+def test_the_table_of_what_each_algorithm_needs_is_that_of_the_code() -> None:
+    page = (ROOT / "docs" / "lightning_module.md").read_text()
+    rows = re.findall(
+        r"^\| `(\w+)` \| (a loss|logits and labels) \| ([\d to]+) \|$", page, re.MULTILINE
+    )
+    found = {
+        name: (
+            "logits and labels" if cls.needs_logits else "a loss",
+            " to ".join(map(str, sorted({cls.zero_stages[0], cls.zero_stages[-1]}))),
+        )
+        for name, cls in find_algorithms().items()
+    }
+    assert {name: (needs, stages) for name, needs, stages in rows} == found

@@ -323,7 +323,8 @@ class DeepSpeedBackend(DeepSpeedStrategy):
         gradients: dict[Key, list[Tensor]] = {}
         for parameter in trained(self.task):
             assert parameter.grad is not None
-            gradients.setdefault(("weights", parameter.dtype), []).append(parameter.grad)
+            dense = parameter.grad.to_dense()  # an embedding may have sparse ones
+            gradients.setdefault(("weights", parameter.dtype), []).append(dense)
         return State.of(gradients)
 
     def digest(self) -> bytes:

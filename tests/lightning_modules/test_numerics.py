@@ -13,6 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 from paceline.benchmarks.spec.benchmark import Trial
 from paceline.benchmarks.trials.dealing import stream
 from paceline.datasets.batches import BatchOrder
+from paceline.lightning_modules import find_algorithms
 from paceline.lightning_modules.backend import randomness
 from tests.models import WarmedUp
 from tests.ranks import Plan, relative_distance, run_ranks, train
@@ -144,3 +145,17 @@ def test_co_learning_multiplies_the_rates_of_the_schedule() -> None:
             group["lr"] *= 0.5 ** (next(taken) // 2 % 3 / 3)
 
     assert relative_distance(found, by_hand(WarmedUp, decayed)) < 1e-6
+
+
+@pytest.mark.parametrize("algorithm", [n for n in find_algorithms() if n != "baseline"])
+def test_sparse_gradients_are_dense_ones(algorithm: str) -> None:
+    workers = 1 if algorithm == "downpour" else 2  # Downpour on several is not repeatable
+    found = []
+    for sparse in (False, True):
+        model = {"model": "tests.models:Embedding", "sparse": sparse}
+        made = trial(workers, BATCH, STEPS, algorithm=algorithm, **model)
+        ranks = run_ranks(workers, train, made, Plan())
+        found.append((ranks[0]["evaluated"], ranks[0]["points"][-1]["bytes_sent_per_worker"]))
+    (dense, dense_bytes), (sparse_weights, sparse_bytes) = found
+    assert relative_distance(sparse_weights, dense) < 1e-6
+    assert sparse_bytes == dense_bytes

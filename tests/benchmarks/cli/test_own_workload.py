@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from paceline.lightning_modules import find_algorithms
+from tests import ROOT
 from tests.checkout import Checkout
 from tests.own_workload import SMALL, TEXT
 
@@ -32,6 +33,27 @@ def test_every_algorithm_trains_the_example(finished: Checkout) -> None:
         assert row["data"] == "MyData"
         assert float(row["final_loss"]) < 2.3  # ln 10, of a constant prediction
     assert finished.pdf.read_bytes().startswith(b"%PDF")
+
+
+def test_a_lightning_module_runs_with_a_metric_or_without_and_is_reported(tmp_path: Path) -> None:
+    checkout = Checkout(tmp_path)
+    file = checkout.folder / "module.py"
+    example = (ROOT / "docs" / "examples" / "my_lightning_module.py").read_text()
+    pick = ["--only=baseline,sync_sgd,codistillation", "--workload.budget.examples=2000"]
+    for metric in ('        self.log("val_acc", self.accuracy)\n', ""):
+        text = example.replace('        self.log("val_acc", self.accuracy)\n', metric)
+        file.write_text(f"{text}\n    def on_train_end(self):\n        pass\n")
+        command = ["run", "--workload", f"{file}:Digits", f"--report={checkout.pdf}"]
+        done = checkout.call(*command, *pick)
+        assert done.returncode == 0, done.stderr + done.stdout
+        told = done.stderr + done.stdout
+        assert "module.py:Digits: not called: on_train_end" in told
+        assert "left out: algorithms.codistillation: needs logits and labels" in told
+        found = checkout.rows("module")
+        assert {row["algorithm"] for row in found} == {"baseline", "sync_sgd"}
+        assert all(row["status"] == "FINISHED" for row in found)
+        assert all(bool(row["final_metric"]) == bool(metric) for row in found)
+        assert checkout.pdf.read_bytes().startswith(b"%PDF")
 
 
 def test_a_rerun_repeats_the_text_that_was_run_whatever_is_in_the_file_now(
