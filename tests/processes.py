@@ -17,11 +17,15 @@ def in_processes(count: int, function: Callable[..., Any], *arguments: Any) -> l
 
 def ranks_alive() -> list[psutil.Process]:
     """The running ranks that this process started: the children of its fork server."""
-    here = psutil.Process()
-    return [
-        process
-        for process in here.children(recursive=True)
-        if process.ppid() != here.pid
-        and process.status() != psutil.STATUS_ZOMBIE
-        and "multiprocessing.forkserver" in " ".join(process.cmdline())
-    ]
+    return [process for process in psutil.Process().children(recursive=True) if _is_rank(process)]
+
+
+def _is_rank(process: psutil.Process) -> bool:
+    try:
+        return (
+            process.ppid() != psutil.Process().pid
+            and process.status() != psutil.STATUS_ZOMBIE
+            and "multiprocessing.forkserver" in " ".join(process.cmdline())
+        )
+    except psutil.NoSuchProcess:
+        return False  # it has ended meanwhile

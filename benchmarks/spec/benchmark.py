@@ -7,18 +7,18 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from paceline.benchmarks.spec.algorithms import algorithm_class
 from paceline.benchmarks.spec.plugin import ConfigError, Plugin, nearest
 from paceline.benchmarks.spec.settings import Budget, Fault, Scale, Sweep, Target
 from paceline.benchmarks.spec.workload import Workload
 from paceline.datasets.partition import Partition
-from paceline.lightning_modules import find_algorithms
 
 if TYPE_CHECKING:
     from paceline.lightning_modules.backend.algorithm import Algorithm
     from paceline.lightning_modules.backend.layout import Layout
 
 # The keys in the entry of an algorithm that are not hyper-parameters.
-BESIDE = ("algorithm", "workers", "partition", "budget")
+BESIDE = ("algorithm", "class", "workers", "partition", "budget")
 
 
 def fingerprint(config: Any, facts: Mapping[str, Any]) -> str:
@@ -47,6 +47,8 @@ class Trial:
     Attributes:
         label: the name of the algorithm in the benchmark. A benchmark may contain an algorithm several
             times, with different hyper-parameters.
+        algorithm: the name of the algorithm.
+        own: the class of the algorithm if it is a user's own.
         batch_size: the number of examples that a rank takes at each step.
         lr_factor: the factor by which the learning rates of the task are multiplied.
         precision, accumulate, clip_norm: as in `Scale`.
@@ -69,12 +71,13 @@ class Trial:
     precision: Literal[32, "bf16-mixed", "bf16"] = 32
     accumulate: int = 1
     clip_norm: float | None = None
+    own: Plugin | None = None
     partition: Partition = field(default_factory=Partition)
     fault: Fault = field(default_factory=Fault)
 
     @property
     def algorithm_class(self) -> "type[Algorithm]":
-        return find_algorithms()[self.algorithm]
+        return algorithm_class(self.algorithm, self.own)
 
     @property
     def layout(self) -> "Layout":
@@ -99,7 +102,7 @@ class Trial:
     @classmethod
     def from_record(cls, fields: dict[str, Any]) -> "Trial":
         """Returns the trial from its `fields`, the result of `dataclasses.asdict`."""
-        workload = fields["workload"]
+        workload, own = fields["workload"], fields.get("own")
         return cls(
             **fields
             | {
@@ -110,6 +113,7 @@ class Trial:
                     target=Target(**workload["target"]),
                     budget=Budget(**workload["budget"]),
                 ),
+                "own": own and Plugin(**own),
                 "partition": Partition(**fields["partition"]),
                 "fault": Fault(**fields["fault"]),
             }
@@ -214,18 +218,20 @@ class Benchmark:
     def _hyper_parameters(self, label: str) -> dict[str, Any]:
         return {k: v for k, v in self.algorithms[label].items() if k not in BESIDE}
 
-    def _class(self, label: str) -> "type[Algorithm]":
-        return find_algorithms()[self.algorithms[label]["algorithm"]]
+    def algorithm_class(self, label: str) -> "type[Algorithm]":
+        """Returns the class of the algorithm with that label."""
+        entry = self.algorithms[label]
+        return algorithm_class(entry["algorithm"], entry.get("class"))
 
     def _check_needs(self, label: str) -> None:
         """Checks that an algorithm runs under the stage of ZeRO, with the task and on its partition."""
-        stages, stage = self._class(label).zero_stages, self.scale.zero_stage
+        stages, stage = self.algorithm_class(label).zero_stages, self.scale.zero_stage
         if stage not in stages:
             raise ConfigError(
                 f"algorithms.{label}: runs under ZeRO {', '.join(map(str, stages))}, and"
                 f" scale.zero_stage is {stage}"
             )
-        if self._class(label).needs_logits and (missing := self.workload.lacking):
+        if self.algorithm_class(label).needs_logits and (missing := self.workload.lacking):
             raise ConfigError(
                 f"algorithms.{label}: needs logits and labels, and {self.workload.task} has no"
                 f" {', '.join(missing)}"
@@ -239,7 +245,7 @@ class Benchmark:
 
     def _check_layout(self, label: str, workers: int) -> None:
         try:
-            self._class(label).layout(workers, **self._hyper_parameters(label))
+            self.algorithm_class(label).layout(workers, **self._hyper_parameters(label))
         except ValueError as error:
             raise ConfigError(f"algorithms.{label}.workers: {error}") from error
 
@@ -267,12 +273,13 @@ class Benchmark:
         self._check_needs(label)
         self._check_layout(label, workers)
         # An update averages over the ranks of a replica. Replicas take their updates apart.
-        ranks = self._class(label).layout(workers, **self._hyper_parameters(label)).ranks
+        ranks = self.algorithm_class(label).layout(workers, **self._hyper_parameters(label)).ranks
         return Trial(
             benchmark=self.name,
             workload=replace(self.workload, budget=self.budget(label)),
             label=label,
             algorithm=entry["algorithm"],
+            own=entry.get("class"),
             hyper_parameters=self._hyper_parameters(label),
             workers=workers,
             batch_size=batch_size,

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, get_type_hints
 from jsonargparse import ArgumentError, ArgumentParser
 from pytorch_lightning import LightningDataModule
 
+from paceline.benchmarks.spec.algorithms import Named, algorithm_class, named, with_classes
 from paceline.benchmarks.spec.benchmark import Benchmark
 from paceline.benchmarks.spec.labels import Labels, check_file_name
 from paceline.benchmarks.spec.plugin import ConfigError, Plugin, nearest
@@ -102,7 +103,9 @@ def _with_keys(path: Path, raw: dict[str, Any]) -> tuple[dict[str, Any], Labels]
 
 
 def _load(path: Path, raw: dict[str, Any], overrides: list[str]) -> Benchmark:
-    raw, labels = _with_keys(path, raw)
+    stated = _mapping(path, "algorithms", raw.get("algorithms") or {})
+    stated, overrides = with_classes(stated, overrides)
+    raw, labels = _with_keys(path, raw | {"algorithms": stated})
     overrides = [labels.override(option) for option in overrides]
     where = f"{path}: "
     try:
@@ -123,7 +126,7 @@ def _load(path: Path, raw: dict[str, Any], overrides: list[str]) -> Benchmark:
 
 def _parser(
     path: Path, raw: dict[str, Any], labels: Labels
-) -> tuple[ArgumentParser, dict[str, Plugin], dict[str, str]]:
+) -> tuple[ArgumentParser, dict[str, Plugin], dict[str, Named]]:
     """Returns a parser of every field that this benchmark may have, according to the classes it names.
 
     It also returns the classes of the workload, and the names of the algorithms by their labels.
@@ -154,17 +157,13 @@ def _parser(
     parser.add_class_arguments(Partition, "partition")
     parser.add_class_arguments(Fault, "fault")
     parser.add_class_arguments(Sweep, "sweep")
-    known, algorithms = find_algorithms(), {}
+    algorithms = {}
     for label, key in labels.keys.items():
         entry = _mapping(path, f"algorithms.{key}", raw["algorithms"][key] or {}).copy()
         raw["algorithms"][key] = entry
-        algorithms[label] = algorithm = entry.pop("algorithm", label)
-        if algorithm not in known:
-            raise ConfigError(
-                f"{path}: no algorithm {algorithm!r}{nearest(algorithm, list(known))};"
-                f" there are {', '.join(known)}"
-            )
-        parser.add_class_arguments(known[algorithm], f"algorithms.{key}", skip={"task"})
+        algorithms[label] = named(label, entry, str(path))
+        cls = algorithm_class(*algorithms[label])
+        parser.add_class_arguments(cls, f"algorithms.{key}", skip={"task"})
         parser.add_argument(f"--algorithms.{key}.workers", type=list[int] | None, default=None)
         for own in (Partition, Budget):
             for name, kind in get_type_hints(own).items():
@@ -174,11 +173,11 @@ def _parser(
 
 
 def _benchmark(
-    path: Path, values: dict[str, Any], classes: dict[str, Plugin], names: dict[str, str]
+    path: Path, values: dict[str, Any], classes: dict[str, Plugin], names: dict[str, Named]
 ) -> Benchmark:
     workload = values["workload"]
     algorithms = {
-        label: {"algorithm": names[label], **entry}
+        label: dict(zip(("algorithm", "class"), names[label], strict=True)) | entry
         for label, entry in values.get("algorithms", {}).items()
     }
     if not algorithms:

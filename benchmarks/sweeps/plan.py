@@ -12,7 +12,6 @@ from paceline.benchmarks.spec.settings import Sweep
 from paceline.benchmarks.sweeps.drawing import suggest
 from paceline.benchmarks.sweeps.objectives import about_target
 from paceline.benchmarks.trials.environment import hardware
-from paceline.lightning_modules import find_algorithms
 from paceline.lightning_modules.backend.search import Choice, Dimension
 
 SCALE = ("workers", "batch_size", "zero_stage")
@@ -50,7 +49,7 @@ class StudyPlan:
     def stated(self) -> tuple[dict[str, Dimension], dict[str, Dimension]]:
         """The search spaces that the task and the algorithm state."""
         task = self.benchmark.workload.task.cls
-        algorithm = find_algorithms()[self._entry["algorithm"]]
+        algorithm = self.benchmark.algorithm_class(self.label)
         return getattr(task, "search_space", {}), algorithm.search_space
 
     def space(self) -> dict[str, Dimension]:

@@ -127,8 +127,9 @@ def _rehearse(trial: Trial) -> None:
 
 
 def _place(trial: Trial, details: str) -> str:
-    """Returns the innermost line of the workload's own files in a traceback, in brackets."""
-    files = {inspect.getfile(plugin.cls) for plugin in (trial.workload.data, trial.workload.task)}
+    """Returns the innermost line of a user's own files in a traceback, in brackets."""
+    plugins = (trial.workload.data, trial.workload.task, trial.own)
+    files = {inspect.getfile(plugin.cls) for plugin in plugins if plugin is not None}
     frames = re.findall(r'File "(.+)", line (\d+)', details)
     lines = [f" ({Path(file).name}, line {line})" for file, line in frames if file in files]
     return lines[-1] if lines else ""
