@@ -138,14 +138,15 @@ class TicketStream(BatchStream):
 
     Args:
         order: the order that the batches come from.
-        draw: returns the next ticket for this rank, counted from 0 over all ranks.
+        draw: returns the next ticket for this rank. Tickets are counted over all ranks, from the number
+            that it is given.
         own: if True, this rank alone uses the order. If False, the ticket is the number of the batch.
         workers: the number of ranks that draw.
         every: the number of steps between two evaluations, as a mean over the ranks.
     """
 
     def __init__(
-        self, order: BatchOrder, draw: Callable[[], int], own: bool, workers: int, every: int
+        self, order: BatchOrder, draw: Callable[[int], int], own: bool, workers: int, every: int
     ) -> None:
         super().__init__(order, sharers=workers, every=every)
         self.draw, self.own = draw, own
@@ -153,7 +154,7 @@ class TicketStream(BatchStream):
 
     def begin(self) -> None:
         if self.held < 0:
-            self.held = self.first + self.draw()
+            self.held = self.draw(self.first)
 
     def go_on(self, step: int, evaluations: int) -> int:
         # Asynchronous ranks can be saved together only at an evaluation.

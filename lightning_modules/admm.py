@@ -180,10 +180,12 @@ class ConsensusADMM(Algorithm):
         return {**residuals, "rho": self.rho}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["admm"] = (self.consensus, self.dual, self.rho)
+        residuals = (self.primal_residual, self.dual_residual)
+        checkpoint["admm"] = (self.consensus, self.dual, self.rho, residuals)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.consensus, self.dual, self.rho = checkpoint["admm"]
+        self.consensus, self.dual, self.rho, residuals = checkpoint["admm"]
+        self.primal_residual, self.dual_residual = residuals
 
     def expected_bytes(self, layout: Layout, zero_stage: int, steps: int) -> float:
         """Counts an all-reduce of the model's state and an all-reduce of three norms every K steps."""

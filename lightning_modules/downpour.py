@@ -90,13 +90,13 @@ class Downpour(Algorithm):
         self.waiting = False
         self.accrued: State
         self.server: ParameterServer
-        self.resumed: tuple[State, dict[str, Any]] | None = None
+        self.resumed: tuple[State, dict[str, Any], tuple[list[int], list[int]]] | None = None
 
-    def tickets(self, rank: int, draw: Callable[[], int]) -> Callable[[], int]:
+    def tickets(self, rank: int, draw: Callable[[int], int]) -> Callable[[int], int]:
         recorded = iter(self.recorded[rank]["tickets"]) if self.recorded else None
 
-        def drawn() -> int:
-            self.drawn.append(draw() if recorded is None else next(recorded))
+        def drawn(first: int) -> int:
+            self.drawn.append(draw(first) if recorded is None else next(recorded))
             return self.drawn[-1]
 
         return drawn
@@ -115,8 +115,10 @@ class Downpour(Algorithm):
         )
         self.accrued = self.backend.state().weights.map(torch.zeros_like)
         if self.resumed is not None:
-            self.accrued, state = self.resumed
+            self.accrued, state, (served, drawn) = self.resumed
             self.server.shard.load(state)
+            self.server.served = list(served)
+            self.drawn[:0] = drawn
         self.waiting = self.resumed is None and self.warm_start > 0
         self.server.start()
 
@@ -173,7 +175,9 @@ class Downpour(Algorithm):
         return {"staleness": staleness, "pushed": self.exchanges, "schedule": schedule}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["downpour"] = (self.accrued, self.server.shard.state())
+        # A ticket that was drawn ahead is drawn again.
+        schedule = (self.server.served, self.drawn[: self.trainer.global_step])
+        checkpoint["downpour"] = (self.accrued, self.server.shard.state(), schedule)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.resumed = checkpoint["downpour"]

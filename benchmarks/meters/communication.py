@@ -27,7 +27,7 @@ from rich.table import Table
 from paceline.benchmarks.spec.benchmark import Trial
 from paceline.benchmarks.spec.reading import load_benchmark
 from paceline.benchmarks.trials.display import TerminalDisplay, console
-from paceline.benchmarks.trials.runner import follow
+from paceline.benchmarks.trials.following import follow
 from paceline.lightning_modules.backend.launch import start_fork_server
 from paceline.lightning_modules.backend.phases import TRAINING
 from paceline.reports.figures.look import COLOURS, MARKERS, STYLE, WIDTH, Look, legend

@@ -39,15 +39,10 @@ from paceline.benchmarks.sweeps.opened import DRAWN, RUN_IDS, OpenedStudy, open_
 from paceline.benchmarks.sweeps.plan import identity, plans
 from paceline.benchmarks.sweeps.studies import Studies
 from paceline.benchmarks.trials.display import Display
+from paceline.benchmarks.trials.following import Stop, Watch
 from paceline.benchmarks.trials.lock import machine
 from paceline.benchmarks.trials.rehearsal import rehearsed
-from paceline.benchmarks.trials.runner import (
-    Ended,
-    Stop,
-    Watch,
-    prepare,
-    run_trial,
-)
+from paceline.benchmarks.trials.runner import Ended, prepare, run_trial
 from paceline.benchmarks.trials.store import is_connection_lost
 from paceline.benchmarks.trials.tracking import BenchmarkRun, check_experiment
 from paceline.reports.measures.link import PRESETS

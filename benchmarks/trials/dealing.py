@@ -110,9 +110,9 @@ def training_batches(
     return BatchStream(order, place, layout.ranks, every)
 
 
-def _ticket() -> int:
+def _ticket(first: int) -> int:
     # The parent holds the rendezvous store, so no rank has to answer another.
-    return int(rendezvous_store().add("paceline/ticket", 1)) - 1
+    return first + int(rendezvous_store().add("paceline/ticket", 1)) - 1
 
 
 def partition(

@@ -46,6 +46,8 @@ class Meter(Callback):
         self.reported = 0.0
         self.weights_sha256 = ""
         self.predictions: dict[str, np.ndarray] = {}
+        self.points: list[dict[str, float]] = []
+        self.resumed_at: list[int] = []
 
     @property
     def clock(self) -> Clock:
@@ -125,20 +127,42 @@ class Meter(Callback):
             raise Diverged(f"the training loss is {loss} at step {step}")
         measured = {name: value.item() for name, value in trainer.callback_metrics.items()}
         self._check(measured, cast(Algorithm, algorithm).not_finite)
-        self.report(
-            "point",
-            {
-                "step": step,
-                "examples": all_steps * self.batch_size,
-                "train_seconds": seconds,
-                "compute_seconds": compute_seconds,
-                "bytes_sent_per_worker": sent,
-                "messages_per_worker": sent_messages,
-                "train_loss": loss,
-                **measured,
-                **dict(zip(figures, means, strict=True)),
-            },
-        )
+        point = {
+            "step": step,
+            "examples": all_steps * self.batch_size,
+            "train_seconds": seconds,
+            "compute_seconds": compute_seconds,
+            "bytes_sent_per_worker": sent,
+            "messages_per_worker": sent_messages,
+            "train_loss": loss,
+            **measured,
+            **dict(zip(figures, means, strict=True)),
+        }
+        self.points.append(point)
+        self.report("point", point)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, algorithm: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["measured"] = {
+            "clock": self.clock.state(),
+            "ledger": self.ledger.state(),
+            "algorithm": cast(Algorithm, algorithm).measured(),
+            "points": self.points,
+            "resumed_at": self.resumed_at,
+        }
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, algorithm: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        measured = checkpoint["measured"]
+        self.clock.load(measured["clock"])
+        self.ledger.load(measured["ledger"])
+        cast(Algorithm, algorithm).load_measured(measured["algorithm"])
+        self.resumed_at = [*measured["resumed_at"], checkpoint["global_step"]]
+        self.points = measured["points"]
+        for point in self.points:  # the parent may be another process than before
+            self.report("point", point)
 
     def _check(self, measured: dict[str, float], not_finite: float) -> None:
         """Checks that every figure of this evaluation is finite.

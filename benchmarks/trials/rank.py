@@ -185,6 +185,7 @@ def run_rank(
         "parameters": algorithm.parameter_count,
         "weights_sha256": meter.weights_sha256,
         "tested": algorithm.tested,
+        "resumed_at": meter.resumed_at,
         "algorithm": algorithm.record(),
         "predictions": meter.predictions if rank == 0 else {},
     }

@@ -1,8 +1,8 @@
 """Rehearses the configurations of a command before its first trial.
 
 A rehearsal does everything that a trial does, in real ranks and through the same function, but briefly:
-two steps with an exchange after each, and an evaluation and predictions on a few rows. So a mistake that
-would fail every trial is told before any trial runs.
+two steps with an exchange after each, an evaluation and predictions on a few rows, and a checkpoint. So a
+mistake that would fail every trial is told before any trial runs.
 
 The configurations that passed are remembered in a file under `PACELINE_HOME`, one identity a line. Only
 whole lines are appended, so several processes can share the file.
@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -22,6 +23,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from paceline.benchmarks.spec.benchmark import Trial
 from paceline.benchmarks.spec.settings import Budget, Fault, Target
+from paceline.benchmarks.trials.checkpoints import Saving, all_checkpoints
 from paceline.benchmarks.trials.display import Display
 from paceline.home import home
 from paceline.lightning_modules.backend.algorithm import Algorithm
@@ -119,9 +121,10 @@ def _rehearse(trial: Trial) -> None:
     Raises:
         RankFailed: if a rank failed.
     """
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory(dir=all_checkpoints()) as folder:  # there is room for a checkpoint
         log = Path(folder) / "ranks.log"
-        with Ranks(trial.workers, perform, shortened(trial), log=log) as ranks:
+        rank = partial(perform, folder=Path(folder))
+        with Ranks(trial.workers, rank, shortened(trial), log=log) as ranks:
             for _ in ranks.messages():
                 pass
 
@@ -135,12 +138,15 @@ def _place(trial: Trial, details: str) -> str:
     return lines[-1] if lines else ""
 
 
-def perform(trial: Trial, report: Any) -> None:
+def perform(trial: Trial, report: Any, folder: Path) -> None:
     """Does the work of one rank of a rehearsal."""
     # Importing DeepSpeed takes seconds, so only the ranks import it.
     from paceline.benchmarks.trials.rank import run_rank
 
-    run_rank(trial, report, [_Gradients()] if trial.zero_stage else [], rows=ROWS)
+    callbacks: list[Callback] = [Saving(folder, interval=0)]
+    if trial.zero_stage:
+        callbacks.append(_Gradients())
+    run_rank(trial, report, callbacks, rows=ROWS)
 
 
 class _Gradients(Callback):

@@ -14,8 +14,8 @@ from paceline.benchmarks.spec.benchmark import Trial
 from paceline.benchmarks.spec.suitable import data_fingerprint, prepared
 from paceline.benchmarks.trials.display import Display
 from paceline.benchmarks.trials.environment import facts
+from paceline.benchmarks.trials.following import follow
 from paceline.benchmarks.trials.lock import machine
-from paceline.benchmarks.trials.runner import follow
 from paceline.reports.measures.results import KIND, RECORD_FILE, RERUN, read_json
 from paceline.reports.measures.scoring import score
 

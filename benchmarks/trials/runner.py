@@ -3,7 +3,7 @@
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -18,18 +18,18 @@ from numpy.typing import NDArray
 
 from paceline.benchmarks.spec.benchmark import Benchmark, Trial
 from paceline.benchmarks.spec.suitable import data_fingerprint, description, prepared
+from paceline.benchmarks.trials.checkpoints import Checkpoints, remove_old
 from paceline.benchmarks.trials.conditions import Conditions
 from paceline.benchmarks.trials.display import Display
 from paceline.benchmarks.trials.environment import facts, revision
+from paceline.benchmarks.trials.following import Rank, Stop, Watch, follow, train
 from paceline.benchmarks.trials.lock import machine
 from paceline.benchmarks.trials.rehearsal import rehearsed
 from paceline.benchmarks.trials.room import check_room
 from paceline.benchmarks.trials.tracking import BenchmarkRun, check_experiment, finished_trials
-from paceline.lightning_modules.backend.launch import RankFailed, Ranks
+from paceline.lightning_modules.backend.launch import RankFailed
 from paceline.reports.measures.scoring import score
 
-Watch = Callable[[dict[str, float]], None]
-Rank = Callable[[Trial, Any], dict[str, Any]]
 LOG_LIMIT = 20_000  # characters of the ranks' output that are kept with a failure
 
 
@@ -109,6 +109,7 @@ def run(
 
 def _run_missing(trials: dict[str, Trial], parent: BenchmarkRun, display: Display) -> Outcome:
     finished = parent.finished_trials()
+    remove_old()
     missing = in_random_order({i: trial for i, trial in trials.items() if i not in finished})
     if found := len(trials) - len(missing):
         display.note(f"{found} of {len(trials)} trials are finished already")
@@ -135,18 +136,6 @@ def in_random_order(trials: dict[str, Trial]) -> dict[str, Trial]:
         return seeds.index(trial.seed), random.Random(trial.title).random()
 
     return dict(sorted(trials.items(), key=place))
-
-
-class Stop(Exception):
-    """Ends a trial early. A function that watches the curve of the trial raises it.
-
-    Args:
-        reason: why the trial is given up, or None if it already has all its results.
-    """
-
-    def __init__(self, reason: str | None = None) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -189,14 +178,6 @@ class Ended:
         return ", ".join(parts)
 
 
-def train(trial: Trial, report: Any) -> dict[str, Any]:
-    """Does the work of one rank of a trial and returns its result."""
-    # Importing DeepSpeed takes seconds, so only the ranks import it.
-    from paceline.benchmarks.trials.rank import run_rank
-
-    return run_rank(trial, report)
-
-
 def run_trial(
     trial: Trial,
     parent: BenchmarkRun,
@@ -204,9 +185,11 @@ def run_trial(
     kind: str = "trial",
     under: str | None = None,
     watch: Watch | None = None,
-    rank: Rank = train,
+    rank: Rank | None = None,
 ) -> Ended:
     """Runs one trial and records how it ended.
+
+    A trial that was interrupted goes on from its latest checkpoint.
 
     Args:
         trial: the trial to run.
@@ -215,10 +198,12 @@ def run_trial(
         kind: the kind of the trial's run in MLflow.
         under: the run in which the trial's run is nested. The default is the parent's.
         watch: a function that is called with each point of the curve. It may raise `Stop`.
-        rank: the function that each rank runs.
+        rank: the function that each rank runs. By default, it trains and saves checkpoints.
     """
     trial_id = trial.identity(**parent.about["facts"])
     run_id = parent.start(trial, trial_id, kind, under)
+    kept = Checkpoints(trial_id)
+    rank = rank or partial(train, folder=kept.folder, start=kept.start)
     record = {"trial_id": trial_id, "trial": asdict(trial), **parent.about}
     curve: list[dict[str, float]] = []
     results: dict[int, dict[str, Any]] = {}
@@ -237,8 +222,10 @@ def run_trial(
         except RankFailed as error:
             output = log.read_text(errors="replace")[-LOG_LIMIT:] if log.exists() else ""
             parent.fail(run_id, str(error), details=f"{error.details}\n{output}".strip())
+            kept.keep_after_failure()
             return Ended(parent.outbox.id_of(run_id), curve, str(error), error.error)
         except Stop as stop:
+            kept.remove()
             if stop.reason:
                 parent.fail(run_id, stop.reason, "KILLED")
                 return Ended(parent.outbox.id_of(run_id), curve, stop.reason, "Stop")
@@ -247,6 +234,7 @@ def run_trial(
             reason = "interrupted by the user" if by_user else f"{type(error).__name__}: {error}"
             parent.fail(run_id, reason, "KILLED")
             raise
+    kept.remove()
     figures = score(pd.DataFrame(curve), trial.workload.target.loss)
     predictions = {}
     if results:
@@ -261,38 +249,3 @@ def run_trial(
         record["result"] = results[0] | {"ranks": [results[rank] for rank in sorted(results)]}
     parent.finish(run_id, figures, record, predictions)
     return Ended(parent.outbox.id_of(run_id), curve, None, "", figures, record, predictions)
-
-
-def follow(
-    trial: Trial, log: Path, display: Display, on_point: Watch, rank: Rank = train
-) -> dict[int, dict[str, Any]]:
-    """Runs the ranks of a trial to their end and returns the result of each rank.
-
-    Args:
-        trial: the trial to run.
-        log: the file for the output of the ranks.
-        display: shows the progress.
-        on_point: a function that is called with each new point of the curve. It may raise `Stop`, which
-            has no effect at the last point, because the trial has then spent its budget.
-        rank: the function that each rank runs.
-
-    Raises:
-        RankFailed: if a rank died, raised an error or hung.
-        Stop: if `on_point` raised it.
-    """
-    steps = 0
-    results: dict[int, dict[str, Any]] = {}
-    with Ranks(trial.workers, rank, trial, log=log) as ranks:
-        for number, kind, value in ranks.messages():
-            if kind == "result":
-                results[number] = value
-            elif number == 0 and kind == "point":
-                try:
-                    on_point(value)
-                except Stop:
-                    if value["step"] < steps:
-                        raise
-            elif number == 0:
-                steps = value.get("steps", steps)
-                display.progress(value["step"], steps, value.get("train_loss"))
-    return results

@@ -145,11 +145,21 @@ class Algorithm(Evaluated):
         """
         return {}
 
+    def measured(self) -> dict[str, Any]:
+        """Returns the figures that are counted during training, for a checkpoint."""
+        names = ("exchanges", "best_loss", "tested")
+        return {name: getattr(self, name) for name in names}
+
+    def load_measured(self, measured: dict[str, Any]) -> None:
+        """Continues from the figures of a checkpoint."""
+        for name, value in measured.items():
+            setattr(self, name, value)
+
     def record(self) -> dict[str, Any]:
         """Returns what this rank adds to the record of the trial when the trial has ended."""
         return {}
 
-    def tickets(self, rank: int, draw: Callable[[], int]) -> Callable[[], int]:
+    def tickets(self, rank: int, draw: Callable[[int], int]) -> Callable[[int], int]:
         """Returns the function with which a rank of an asynchronous algorithm draws its batch tickets."""
         return draw
 

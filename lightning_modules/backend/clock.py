@@ -74,6 +74,14 @@ class Clock:
             self.cpu_seconds += time.thread_time() - self._cpu_since
         self._phase = None
 
+    def state(self) -> tuple[dict[str, float], float]:
+        """Returns the times until now, for a checkpoint. The clock must be stopped."""
+        return dict(self.seconds), self.cpu_seconds
+
+    def load(self, state: tuple[dict[str, float], float]) -> None:
+        """Continues from the times of a checkpoint."""
+        self.seconds, self.cpu_seconds = dict(state[0]), state[1]
+
     def _book(self) -> None:
         now = time.perf_counter()
         assert self._phase is not None

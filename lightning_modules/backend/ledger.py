@@ -205,6 +205,16 @@ class Ledger:
             self._groups[group] = size, torch.distributed.get_backend(group)
         return self._groups[group]
 
+    def state(self) -> tuple[dict[Any, int], dict[str, float]]:
+        """Returns what was counted until now, for a checkpoint."""
+        with self._lock:
+            return dict(self._messages), dict(self.seconds)
+
+    def load(self, state: tuple[dict[Any, int], dict[str, float]]) -> None:
+        """Continues from the counts of a checkpoint."""
+        with self._lock:
+            self._messages, self.seconds = Counter(state[0]), Counter(state[1])
+
     @property
     def training_seconds(self) -> float:
         """The seconds spent sending in the phases that belong to the algorithm."""

@@ -83,7 +83,7 @@ def test_a_stream_goes_on_as_if_never_interrupted(step: int) -> None:
 
 def test_ranks_that_run_free_take_every_batch_once_and_stop_at_the_same_evaluation() -> None:
     order, tickets = BatchOrder(1000, 2, seed=3), count()
-    draw = lambda: next(tickets)  # noqa: E731
+    draw = lambda first: first + next(tickets)  # noqa: E731
     ranks = [TicketStream(order, draw, own=False, workers=3, every=10) for _ in range(3)]
     for segment in range(4):
         running = {rank: iter(stream) for rank, stream in enumerate(ranks)}

@@ -83,11 +83,17 @@ def test_it_resumes_with_the_same_weights(case: Case) -> None:
     whole, resumed = run(case)
     for before, after in zip(whole, resumed, strict=True):
         assert np.array_equal(after["initial"], before["saved"])
-    assert [point["step"] for point in resumed[0]["points"]] == [STEPS]
+    first, last = resumed[0]["points"]
+    assert first == whole[0]["points"][0]
+    assert last["train_seconds"] > first["train_seconds"]
     if ALGORITHMS[case.algorithm].asynchronous and case.workers > 1:
-        assert resumed[0]["points"][0]["validation_loss"] < whole[0]["points"][0]["validation_loss"]
+        assert last["validation_loss"] < first["validation_loss"]
         return
+    assert resumed[0]["resumed_at"] == [STEPS // 2]
+    for name, value in whole[0]["points"][1].items():
+        assert name.endswith("_seconds") or last[name] == value, name
     for before, after in zip(whole, resumed, strict=True):
+        assert after["expected_bytes_per_worker"] == before["expected_bytes_per_worker"]
         assert np.array_equal(after["weights"], before["weights"])
         assert after["weights_sha256"] == before["weights_sha256"]
 
