@@ -1,10 +1,15 @@
-"""Writes the report of a benchmark as a PDF. The report depends only on what MLflow holds."""
+"""Writes the report of a benchmark as a PDF, as an HTML page, and its numbers as tables.
 
+The report depends only on what MLflow holds.
+"""
+
+import base64
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pandas as pd
 import typst
 from matplotlib.figure import Figure
@@ -18,34 +23,52 @@ from paceline.reports.text.facts import facts
 from paceline.reports.text.summary import notes, remarks, summary
 from paceline.reports.text.tables import tables
 
-TEMPLATE = Path(__file__).with_name("report.typ")
+TEMPLATE, PAGE = (Path(__file__).with_name(name) for name in ("report.typ", "report.html"))
 REASON_LIMIT = 600
 
 
 def write(results: Results, path: Path) -> list[Path]:
-    """Writes the report to `path` and its figures as SVG files to a folder of the same name beside it.
+    """Writes the report to `path`, and as an HTML page of the same name beside it.
 
+    A folder of the same name gets the figures as SVG files, and the trials and curves as CSV and Parquet.
     The same results give the same bytes. The function removes figures of an earlier call that these
     results do not have.
 
     Returns:
-        The path of the PDF, then the paths of the figures.
+        The paths of the PDF and the page, then those of the tables and figures.
     """
     figures, reasons = draw(results)
-    pdf = typst.compile(
-        TEMPLATE,
-        format="pdf",
-        sys_inputs=inputs(results, figures, reasons),
-        ignore_system_fonts=True,
-    )
-    folder = path.with_suffix("")
+    told = content(results, figures, reasons)
+    pdf = typst.compile(TEMPLATE, format="pdf", sys_inputs=inputs(told), ignore_system_fonts=True)
+    folder, page = path.with_suffix(""), path.with_suffix(".html")
     folder.mkdir(parents=True, exist_ok=True)
     path.write_bytes(pdf)
+    page.write_text(html(told), encoding="utf-8")
     for name in set(EVERY_NAME) - set(figures):
         (folder / f"{name}.svg").unlink(missing_ok=True)
-    for name, content in figures.items():
-        (folder / f"{name}.svg").write_bytes(content)
-    return [path, *(folder / f"{name}.svg" for name in figures)]
+    for name, drawing in figures.items():
+        (folder / f"{name}.svg").write_bytes(drawing)
+    written = _write_tables(results, folder)
+    return [path, page, *written, *(folder / f"{name}.svg" for name in figures)]
+
+
+def _write_tables(results: Results, folder: Path) -> list[Path]:
+    """Writes the trials and the curves as CSV and Parquet, and returns the paths."""
+    written = []
+    for name, frame in (("trials", results.trials), ("curves", results.curves)):
+        paths = [folder / f"{name}.csv", folder / f"{name}.parquet"]
+        frame.to_csv(paths[0], index=False)
+        # A column of objects may hold several types, which Parquet does not allow.
+        frame.convert_dtypes().to_parquet(paths[1], index=False)
+        written += paths
+    return written
+
+
+def html(told: Mapping[str, Any]) -> str:
+    """Returns the content of a report as one HTML page, which needs no other file."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters["base64"] = lambda text: base64.b64encode(text.encode()).decode()
+    return environment.from_string(PAGE.read_text(encoding="utf-8")).render(told)
 
 
 def draw(
@@ -66,10 +89,21 @@ def draw(
     return figures, reasons
 
 
-def inputs(results: Results, figures: dict[str, bytes], reasons: dict[str, str]) -> dict[str, str]:
-    """The input of the template. It is one JSON text, so that Typst reads none of it as markup."""
+def inputs(told: Mapping[str, Any]) -> dict[str, str]:
+    """The input of Typst's template. It is one JSON text, so that none of it is read as markup."""
+    return {"report": json.dumps(told, allow_nan=False)}
+
+
+def content(results: Results, figures: dict[str, bytes], reasons: dict[str, str]) -> dict[str, Any]:
+    """The content of the report for both templates: its texts, figures and tables.
+
+    Args:
+        results: the results of a benchmark.
+        figures: the figures as SVG, by name.
+        reasons: why the other figures could not be drawn, by name.
+    """
     told = captions(results)
-    content = {
+    return {
         "title": _title(results),
         "facts": facts(results),
         "question": question(results),
@@ -92,7 +126,6 @@ def inputs(results: Results, figures: dict[str, bytes], reasons: dict[str, str])
         "run_id": results.run_id,
         "name": results.benchmark["name"],
     }
-    return {"report": json.dumps(content, allow_nan=False)}
 
 
 def _title(results: Results) -> str:
@@ -125,6 +158,9 @@ def _trials(results: Results) -> dict[str, Any]:
         ]
         rows.append({"cells": cells, "remark": _remark(trial)})
     return {
+        "note": "The column weights shows the first digits of the SHA-256 of the trained model. Two"
+        " trials with the same hash have bitwise equal models. The column run shows the first digits of"
+        " the trial's run in MLflow, which holds its curve, its configuration and its ledger.",
         "header": [
             "algorithm",
             "workers",

@@ -1,6 +1,5 @@
 """What a report tells, as its template is given it."""
 
-import json
 from typing import Any
 
 import typst
@@ -12,13 +11,13 @@ from paceline.reports.measures.results import Results
 
 def given(results: Results) -> dict[str, Any]:
     """What the template is given, but for the figures."""
-    content: dict[str, Any] = json.loads(pdf.inputs(results, {}, {})["report"])
+    content: dict[str, Any] = pdf.content(results, {}, {})
     return content
 
 
 def shown(results: Results) -> str:
     """All tables of the laid out document as JSON, without the places where a word may break."""
-    inputs = pdf.inputs(results, {}, dict.fromkeys(catalogue.FIGURES, "left out"))
+    inputs = pdf.inputs(pdf.content(results, {}, dict.fromkeys(catalogue.FIGURES, "left out")))
     tables = typst.query(pdf.TEMPLATE, "table", sys_inputs=inputs, ignore_system_fonts=True)
     return str(tables).replace("\u200b", "")
 

@@ -172,7 +172,7 @@ class BenchmarkRun:
             ],
             "titles": {t.label: t.algorithm_class.title for t in trials.values()},
             # An ordinary LightningModule need not name them.
-            "loss_name": getattr(task, "loss_name", "validation loss"),
+            "loss_name": getattr(task, "loss_name", "loss"),
             "metric_name": getattr(task, "metric_name", "metric"),
             "environment": self.about["environment"],
             "data": self.about["data"],

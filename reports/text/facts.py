@@ -1,6 +1,7 @@
 """The facts of a report: the configuration, the data, the hardware and the versions."""
 
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from paceline.reports.measures.groups import counted, listed, names, target
@@ -89,6 +90,8 @@ def _hyper_parameters(entry: dict[str, Any]) -> dict[str, Any]:
     own = {k: v for k, v in entry.items() if k not in ("algorithm", "workers")}
     if "partition" in own:
         own["partition"] = _partition(own["partition"])
+    if own.get("class"):
+        own["class"] = Path(own["class"]["name"]).name  # a user's own, as file and class
     if own.get("budget"):
         own["budget"] = _budget(own["budget"])
     return own

@@ -1,12 +1,16 @@
 """The document: its bytes, its markup, its trials and the figures that it has."""
 
+import html
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import typst
 
@@ -17,6 +21,8 @@ from tests import ROOT
 from tests.drawn import text_in
 from tests.report_store import LONG, MARKUP
 from tests.told import given, shown
+
+TABLES = ("trials.csv", "trials.parquet", "curves.csv", "curves.parquet")
 
 
 def test_the_same_results_give_the_same_bytes_in_two_processes(
@@ -41,7 +47,7 @@ def test_the_same_results_give_the_same_bytes_in_two_processes(
 
 
 def test_the_document_is_a_pdf_without_dates_and_without_warnings(whole: Results) -> None:
-    inputs = pdf.inputs(whole, *pdf.draw(whole))
+    inputs = pdf.inputs(pdf.content(whole, *pdf.draw(whole)))
     content, warnings = typst.compile_with_warnings(
         pdf.TEMPLATE, format="pdf", sys_inputs=inputs, ignore_system_fonts=True
     )
@@ -55,13 +61,14 @@ def test_write_returns_the_document_and_its_figures_and_removes_those_no_longer_
 ) -> None:
     path = tmp_path / "new" / "report.pdf"
     written = pdf.write(every, path)
+    always = [path, path.with_suffix(".html"), *(path.with_suffix("") / name for name in TABLES)]
     assert written == [
-        path,
+        *always,
         *(path.with_suffix("") / f"{name}.svg" for name in catalogue.figures_of(every)),
     ]
     assert all(file.stat().st_size > 1000 for file in written)
-    assert pdf.write(dead, path) == [path]
-    assert list(path.with_suffix("").iterdir()) == []
+    assert pdf.write(dead, path) == always
+    assert {file.name for file in path.with_suffix("").iterdir()} == set(TABLES)
 
 
 @pytest.mark.parametrize("name", catalogue.FIGURES)
@@ -90,7 +97,7 @@ def test_markup_in_the_name_of_a_benchmark_reaches_title_and_figures(every: Resu
     named = replace(every, benchmark=every.benchmark | {"name": MARKUP})
     drawn, reasons = pdf.draw(named)
     assert (set(drawn), reasons) == (set(catalogue.figures_of(every)), {})
-    inputs = pdf.inputs(named, drawn, reasons)
+    inputs = pdf.inputs(pdf.content(named, drawn, reasons))
     headings = typst.query(pdf.TEMPLATE, "heading", sys_inputs=inputs, ignore_system_fonts=True)
     title = json.loads(headings)[0]["body"]["text"]
     assert title == f"Benchmark {MARKUP} (synthetic data)"
@@ -136,13 +143,49 @@ def test_figures_that_cannot_be_drawn_are_left_out_with_the_reason(
     drawn, reasons = pdf.draw(dead)
     assert drawn == {}
     assert set(reasons) == set(catalogue.FIGURES)
-    content = json.loads(pdf.inputs(dead, drawn, reasons)["report"])
+    content = pdf.content(dead, drawn, reasons)
     assert [figure["lacking"] for figure in content["figures"]] == list(reasons.values())
     laid_out = typst.query(
         pdf.TEMPLATE,
         "heading",
-        sys_inputs=pdf.inputs(dead, drawn, reasons),
+        sys_inputs=pdf.inputs(pdf.content(dead, drawn, reasons)),
         ignore_system_fonts=True,
     )
     assert "Figures not drawn" in laid_out
     assert content["answer"][0].startswith("No trial finished")
+
+
+def test_the_page_has_the_texts_of_the_document_and_shows_markup_as_it_is(
+    every: Results, tmp_path: Path
+) -> None:
+    (page,) = (p for p in pdf.write(every, tmp_path / "r.pdf") if p.suffix == ".html")
+    text = page.read_text(encoding="utf-8")
+    told = pdf.content(every, *pdf.draw(every))
+    shown_text = html.unescape(text)
+    for sentence in (
+        told["title"],
+        told["question"],
+        told["scope"],
+        *told["answer"],
+        *told["remarks"],
+    ):
+        assert sentence in shown_text
+    for row in told["trials"]["rows"]:
+        assert all(cell in shown_text for cell in row["cells"])
+    assert text.count('<img src="data:image/svg+xml;base64,') == len(pdf.draw(every)[0])
+    assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", text)  # it needs no other file
+    marked = pdf.html({**told, "title": "<script>alert(1)</script>"})
+    assert "<script>" not in marked
+
+
+def test_the_tables_hold_every_trial_and_every_evaluation(every: Results, tmp_path: Path) -> None:
+    pdf.write(every, tmp_path / "r.pdf")
+    for name, frame in (("trials", every.trials), ("curves", every.curves)):
+        as_text = pd.read_csv(tmp_path / "r" / f"{name}.csv")
+        binary = pd.read_parquet(tmp_path / "r" / f"{name}.parquet")
+        assert list(as_text) == list(binary) == list(frame)
+        assert len(as_text) == len(binary) == len(frame)
+        losses = "final_loss" if name == "trials" else "validation_loss"
+        np.testing.assert_allclose(
+            binary[losses].to_numpy(float, na_value=np.nan), frame[losses].to_numpy(float)
+        )

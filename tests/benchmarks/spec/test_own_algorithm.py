@@ -13,6 +13,7 @@ from paceline.benchmarks.spec.reading import load_benchmark
 from paceline.benchmarks.spec.settings import Sweep
 from paceline.benchmarks.sweeps.plan import plans
 from paceline.lightning_modules.backend.launch import RankFailed
+from paceline.reports.text.facts import _hyper_parameters
 from tests.own_workload import EXAMPLE, load
 from tests.ranks import Plan, run_ranks, train
 
@@ -130,6 +131,11 @@ def test_what_is_no_algorithm_is_one_line(
         mine(old, new, name=name)
     assert str(error.value).startswith(expected)
     assert "\n" not in str(error.value)
+
+
+def test_the_report_names_its_file_and_not_its_text(mine) -> None:
+    entry = asdict(mine())["algorithms"]["mine"]
+    assert _hyper_parameters(entry)["class"] == "mine.py:Averaging"
 
 
 def test_an_error_in_it_is_that_of_a_rank(mine) -> None:

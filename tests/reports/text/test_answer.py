@@ -145,7 +145,7 @@ def test_the_loss_of_the_test_part_is_ranked_where_there_is_one(aimless: Results
 
 
 def test_the_table_of_many_configurations_ends_on_the_first_page(every: Results) -> None:
-    inputs = pdf.inputs(every, {}, dict.fromkeys(catalogue.FIGURES, "left out"))
+    inputs = pdf.inputs(pdf.content(every, {}, dict.fromkeys(catalogue.FIGURES, "left out")))
     found = typst.query(
         pdf.TEMPLATE, "<summary-end>", field="value", sys_inputs=inputs, ignore_system_fonts=True
     )
