@@ -90,13 +90,13 @@ class Downpour(Algorithm):
         self.waiting = False
         self.accrued: State
         self.server: ParameterServer
-        self.resumed: tuple[State, dict[str, Any], tuple[list[int], list[int]]] | None = None
+        self.resumed: tuple[State, dict[str, Any], list[int]] | None = None
 
     def tickets(self, rank: int, draw: Callable[[int], int]) -> Callable[[int], int]:
-        recorded = iter(self.recorded[rank]["tickets"]) if self.recorded else None
+        recorded = self.recorded[rank]["tickets"] if self.recorded else None
 
         def drawn(first: int) -> int:
-            self.drawn.append(draw(first) if recorded is None else next(recorded))
+            self.drawn.append(draw(first) if recorded is None else recorded[len(self.drawn)])
             return self.drawn[-1]
 
         return drawn
@@ -115,10 +115,9 @@ class Downpour(Algorithm):
         )
         self.accrued = self.backend.state().weights.map(torch.zeros_like)
         if self.resumed is not None:
-            self.accrued, state, (served, drawn) = self.resumed
+            self.accrued, state, served = self.resumed
             self.server.shard.load(state)
             self.server.served = list(served)
-            self.drawn[:0] = drawn
         self.waiting = self.resumed is None and self.warm_start > 0
         self.server.start()
 
@@ -176,11 +175,13 @@ class Downpour(Algorithm):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # A ticket that was drawn ahead is drawn again.
-        schedule = (self.server.served, self.drawn[: self.trainer.global_step])
-        checkpoint["downpour"] = (self.accrued, self.server.shard.state(), schedule)
+        drawn = self.drawn[: self.trainer.global_step]
+        state = (self.accrued, self.server.shard.state(), self.server.served)
+        checkpoint["downpour"] = (state, drawn)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.resumed = checkpoint["downpour"]
+        self.resumed, drawn = checkpoint["downpour"]
+        self.drawn = list(drawn)
 
     def expected_bytes(self, layout: Layout, zero_stage: int, steps: int) -> float:
         """Counts the bytes that the pushes and fetches of a worker move.

@@ -116,6 +116,20 @@ class Embedding(Tower):
         return self.tower(self.table(numbers)).squeeze(1)  # type: ignore[no-any-return]
 
 
+class Conditional(Tower):
+    """With a scale that only every second forward in training uses."""
+
+    def __init__(self, features: int, lr: float = 0.1) -> None:
+        super().__init__(features, lr=lr)
+        self.scale = nn.Parameter(torch.ones(3))
+        self.calls = 0
+
+    def forward(self, batch: Rows) -> Tensor:
+        self.calls += self.training
+        logits = super().forward(batch)
+        return logits * self.scale.sum() if self.calls % 2 else logits
+
+
 class Named(Grouped):
     named = True
 

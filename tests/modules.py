@@ -8,7 +8,8 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, pad, relu
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, StepLR
-from torchmetrics.classification import BinaryAccuracy
+from torchmetrics import MetricCollection
+from torchmetrics.classification import BinaryAccuracy, BinaryRecall
 
 from tests.workload import Rows, draw
 
@@ -70,6 +71,39 @@ class Weighing(Plain):
         count = int(chosen.sum())
         loss = losses[chosen].sum() / max(count, 1)
         self.log("val_loss", loss, batch_size=count)
+
+
+class Collected(Plain):
+    """Logs a collection of metrics that share their states."""
+
+    def __init__(self, features: int, metric: str = "val/recall") -> None:
+        super().__init__(features)
+        members = {"accuracy": BinaryAccuracy(), "recall": BinaryRecall()}
+        self.collection = MetricCollection(members, prefix="val/")
+        type(self).metric_name = metric
+
+    def validation_step(self, batch: Rows, batch_idx: int) -> None:  # type: ignore[override]
+        logits = self(batch.x)
+        self.collection.update(logits, batch.y.int())
+        self.log_dict(self.collection)
+        self.log("val_loss", binary_cross_entropy_with_logits(logits, batch.y))
+
+
+class Computing(Plain):
+    """Computes its metric in the step, where ranks communicate."""
+
+    def validation_step(self, batch: Rows, batch_idx: int) -> None:  # type: ignore[override]
+        logits = self(batch.x)
+        self.accuracy.update(logits, batch.y.int())
+        self.log("val_acc", self.accuracy.compute())
+        self.log("val_loss", binary_cross_entropy_with_logits(logits, batch.y))
+
+
+class Ragged(Plain):
+    """Predicts as many columns as the batch has rows of the one class."""
+
+    def predict_step(self, batch: Rows) -> Tensor:
+        return self(batch.x)[:, None].expand(-1, int(batch.y.sum()))  # type: ignore[no-any-return]
 
 
 class ByEpoch(Plain):

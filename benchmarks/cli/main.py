@@ -289,7 +289,7 @@ def _told(error: Exception) -> int:
 
 
 def _say(message: str) -> None:
-    Console(stderr=True).print(message, highlight=False, markup=False, soft_wrap=True)
+    Console(emoji=False, stderr=True).print(message, highlight=False, markup=False, soft_wrap=True)
 
 
 def _is_mistake(error: Exception) -> bool:

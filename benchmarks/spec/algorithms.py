@@ -49,7 +49,10 @@ def named(label: str, entry: dict[str, Any], place: str) -> Named:
     Raises:
         ConfigError: there is no such algorithm, or the class is none.
     """
-    name, stated = entry.pop("algorithm", label), entry.pop("class", None)
+    stated = entry.pop("class", None)
+    if stated is not None and "algorithm" in entry:
+        raise ConfigError(f"{place}: algorithms.{label} has both algorithm and class; give one")
+    name = entry.pop("algorithm", label)
     if stated is not None:
         own = Plugin.named(str(stated))
         _check(own)

@@ -39,7 +39,9 @@ def check_optimized(
         raise ConfigError(f"{place} steps on what it was not given: {', '.join(own)}")
 
 
-def check_under_zero(plugin: Plugin, task: Task, stage: int) -> None:
+def check_under_zero(
+    plugin: Plugin, task: Task, stage: int, steps: int, epoch_steps: float
+) -> None:
     """Checks that training under ZeRO gives the same model as training without it.
 
     ZeRO 1 to 3 step on float32 copies of the parameters, with one flat vector for each parameter group.
@@ -55,8 +57,8 @@ def check_under_zero(plugin: Plugin, task: Task, stage: int) -> None:
             f"{plugin} is {dtype}, which ZeRO {stage} would train in float32; leave scale.zero_stage at 0"
         )
     whole, flat = deepcopy(task), deepcopy(task)
-    optimizer = Schedule.of(whole, _with_gradients(whole), 1, 1).optimizer
-    flattened = Schedule.of(flat, _with_gradients(flat), 1, 1).optimizer
+    optimizer = Schedule.of(whole, _with_gradients(whole), steps, epoch_steps).optimizer
+    flattened = Schedule.of(flat, _with_gradients(flat), steps, epoch_steps).optimizer
     vectors = [_flatten(flattened, group) for group in flattened.param_groups]
     optimizer.step()
     try:

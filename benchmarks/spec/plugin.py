@@ -143,7 +143,10 @@ class Plugin:
         except Exception as error:  # a user's file may raise anything
             file, where = Path(self.place).name, self.line_of(error)
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise ConfigError(f"{file} cannot be loaded: {reason}{where}") from error
+            hint, folder = "", Path(self.place).parent
+            if isinstance(error, ModuleNotFoundError) and (folder / f"{error.name}.py").exists():
+                hint = f"; {error.name}.py lies beside it: set PYTHONPATH={folder}"
+            raise ConfigError(f"{file} cannot be loaded: {reason}{where}{hint}") from error
         return {
             name: cls
             for name, cls in vars(module).items()

@@ -2,15 +2,21 @@
 
 import inspect
 from collections.abc import Sequence
+from types import NoneType
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    RandomSampler,
+    SequentialSampler,
+)
 
 from paceline.benchmarks.spec.benchmark import Trial
-from paceline.benchmarks.spec.optimizing import check_under_zero
 from paceline.benchmarks.spec.plugin import ConfigError, Plugin
 from paceline.benchmarks.spec.tried import called, tried
 from paceline.datasets.reading import cache
@@ -97,7 +103,7 @@ def _prepared(trials: Sequence[Trial]) -> LightningDataModule:
     rows: list[int] = []
     for name in LOADERS:
         with called(workload.data, f"{name}()"):
-            loader = getattr(data, name)()
+            loader = loader_of(data, name)
         _check_rows(trials, name, loader)
         rows.append(len(loader.dataset))
     with called(workload.data, "setup('test') and test_dataloader()"):
@@ -111,9 +117,13 @@ def _prepared(trials: Sequence[Trial]) -> LightningDataModule:
                 trial.algorithm_class(task, **trial.hyper_parameters)
             except ValueError as error:
                 raise ConfigError(f"algorithms.{trial.label}: {error}") from error
-    if stages := {trial.zero_stage for trial in trials} - {0}:
-        check_under_zero(workload.task, task, min(stages))
     return data
+
+
+def loader_of(data: LightningDataModule, name: str) -> Any:
+    """Returns what a method such as `train_dataloader` gives. A list of one loader is that loader."""
+    found = getattr(data, name)()
+    return found[0] if isinstance(found, list | tuple) and len(found) == 1 else found
 
 
 def test_loader(data: LightningDataModule) -> DataLoader[Any] | None:
@@ -126,7 +136,7 @@ def test_loader(data: LightningDataModule) -> DataLoader[Any] | None:
         return None
     with randomness.seeded(randomness.OF_DATA):
         data.setup("test")
-        loader: Any = data.test_dataloader()
+        loader = loader_of(data, "test_dataloader")
     return None if loader == [] else loader
 
 
@@ -139,6 +149,7 @@ def _check_rows(trials: Sequence[Trial], name: str, loader: Any) -> None:
             f"{data}: {name}() has to give a DataLoader over a dataset with __len__ and __getitem__, as"
             " examples are dealt to the ranks by their numbers"
         )
+    _check_sampler(f"{data}: {name}()", loader)
     rows = len(dataset)
     if not rows:
         raise ConfigError(f"{data}: {name}() has no examples")
@@ -148,6 +159,23 @@ def _check_rows(trials: Sequence[Trial], name: str, loader: Any) -> None:
             f"{data}: {name}() has {rows} examples, fewer than the"
             f" {widest.workers} workers of {widest.title}; give more rows or set --scale.workers"
         )
+
+
+def _check_sampler(place: str, loader: Any) -> None:
+    """Checks that a loader takes every example once, in order or shuffled, as the ranks do."""
+    sampler, batches = getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)
+    usual = type(sampler) in (NoneType, SequentialSampler, DistributedSampler) or (
+        type(sampler) is RandomSampler
+        and not sampler.replacement
+        and sampler.num_samples == len(loader.dataset)
+    )
+    if usual and type(batches) in (NoneType, BatchSampler):
+        return
+    odd = type(batches if usual else sampler).__name__
+    raise ConfigError(
+        f"{place} has a {odd}, which is not used, as examples are dealt to the ranks by their numbers; to"
+        " leave examples out, give the loader a torch.utils.data.Subset"
+    )
 
 
 def data_fingerprint(data: Any) -> str:
@@ -167,5 +195,5 @@ def description(data: Any) -> dict[str, Any]:
     """
     seen = {"name": type(data).__name__, "synthetic": False}
     for name, loader in zip(("train_rows", "validation_rows"), LOADERS, strict=True):
-        seen[name] = len(getattr(data, loader)().dataset)
+        seen[name] = len(loader_of(data, loader).dataset)
     return seen | getattr(data, "description", {})

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
 from paceline.benchmarks.spec.benchmark import Trial
-from paceline.benchmarks.spec.optimizing import check_optimized
+from paceline.benchmarks.spec.optimizing import check_optimized, check_under_zero
 from paceline.benchmarks.spec.plugin import ConfigError, Plugin
 from paceline.datasets.batches import with_batches
 from paceline.datasets.reading.cache import DataError
@@ -20,7 +20,8 @@ from paceline.lightning_modules.backend.precision import convert, in_dtype_of
 from paceline.lightning_modules.backend.schedule import Schedule
 from paceline.lightning_modules.backend.state import trained
 from paceline.lightning_modules.backend.task import loss_weight
-from paceline.lightning_modules.backend.wrapped import LossOnly, WrappedModule, batch_hooks
+from paceline.lightning_modules.backend.trainer_view import TrainerView
+from paceline.lightning_modules.backend.wrapped import LossOnly, bare, batch_hooks
 
 LOOKED_AT = 16  # validation examples on which the weights of the loss are checked
 
@@ -45,24 +46,28 @@ def tried(
         task = workload.build_task(data).eval()
     _check_dtype(plugin, task, trial.precision)
     convert(task, trial.precision)
-    with called(workload.data, "reading validation examples"):
-        count = len(loader.dataset)  # type: ignore[arg-type]
-        spread = range(0, count, max(1, count // LOOKED_AT))
-        chosen = [list(range(count)[:2]), list(spread)]
-        if isinstance(task, LossOnly):
-            chosen += [[row] for row in spread]
-        two, more, *single = [_moved(task, data, batch) for batch in with_batches(loader, chosen)]
-    if isinstance(task, LossOnly):
-        _try_steps(plugin, task, more, single)
-    else:
-        _try_logits(plugin, task, two, more)
-    own = task.module if isinstance(task, WrappedModule) else task
+    own = bare(task)
     call = "configure_optimizer(parameters)" if own is task else "configure_optimizers()"
     step_examples = trial.batch_size * trial.workers
     steps, _ = workload.budget.schedule(rows, step_examples)
     with called(plugin, call):
         optimizer: Any = Schedule.of(task, trained(task), steps, rows / step_examples).optimizer
     check_optimized(plugin, own, optimizer, call)
+    data.trainer = TrainerView()  # type: ignore[assignment]  # its hooks may ask for it
+    with called(workload.data, "reading validation examples"):
+        count = len(loader.dataset)  # type: ignore[arg-type]
+        spread = list(range(0, count, max(1, count // LOOKED_AT)))[:LOOKED_AT]
+        # Pairs and not single rows, because many modules squeeze a batch of one.
+        pairs = [spread[i : i + 2] for i in range(0, len(spread), 2)]
+        chosen = [spread[:2], spread, *(pairs if isinstance(task, LossOnly) else ())]
+        two, more, *parts = [_moved(task, data, batch) for batch in with_batches(loader, chosen)]
+    if isinstance(task, LossOnly):
+        _try_steps(plugin, task, more, list(zip(parts, map(len, pairs), strict=True)))
+    else:
+        _try_logits(plugin, task, two, more)
+    if stages := {trial.zero_stage for trial in trials} - {0}:
+        with called(plugin, call):
+            check_under_zero(plugin, task, min(stages), steps, rows / step_examples)
     return task
 
 
@@ -74,21 +79,26 @@ def _moved(task: nn.Module, data: LightningDataModule, batch: Any) -> Any:
     return in_dtype_of(task, batch)
 
 
-def _try_steps(plugin: Plugin, task: LossOnly, batch: Any, rows: list[Any]) -> None:
-    """Tries the steps of an ordinary LightningModule on a batch and on each of its rows alone."""
-    with called(plugin, "training_step"):
+def _try_steps(plugin: Plugin, task: LossOnly, batch: Any, parts: list[tuple[Any, int]]) -> None:
+    """Tries the steps of an ordinary LightningModule on a batch and on its parts, (part, rows) each."""
+    with called(plugin, "training_step"), torch.enable_grad():
         task.training_loss(batch, 0)
+    rows = sum(count for _, count in parts)
     with called(plugin, "validation_step"):
-        whole = task.logged("validation", batch, 0, len(rows))
-        parts = [task.logged("validation", row, 0, 1) for row in rows]
-    _check_mean(
-        plugin,
-        whole.loss,
-        [(part.weight, part.loss) for part in parts],
-        "log the loss with its weight, as self.log('val_loss', loss, batch_size=...)",
-    )
+        whole, again = (task.logged("validation", batch, 0, rows) for _ in range(2))
+        found = [task.logged("validation", part, 0, count) for part, count in parts]
     with called(plugin, "predict_step"):
         task.predictions(batch)
+    drawn = not torch.equal(whole.loss, again.loss)  # it depends on random numbers
+    if not drawn and getattr(type(task.module), "mean_over_rows", True):
+        _check_mean(
+            plugin,
+            rows,
+            whole.loss,
+            [(part.weight, part.loss) for part in found],
+            "log the loss with its weight, as self.log('val_loss', loss, batch_size=...), so that batches"
+            " can be added up, or set mean_over_rows = False in the class if it is no mean over rows",
+        )
 
 
 def _try_logits(plugin: Plugin, task: Any, batch: Any, more: Any) -> None:
@@ -141,11 +151,11 @@ def _check_weights(plugin: Plugin, task: Any, logits: Tensor, labels: Tensor) ->
         ]
         whole = task.loss(logits, labels)
     remedy = "define loss_weight(labels), the weight of some rows in the loss"
-    _check_mean(plugin, whole, parts, remedy)
+    _check_mean(plugin, len(rows), whole, parts, f"{remedy}, so that batches can be added up")
 
 
 def _check_mean(
-    plugin: Plugin, whole: Tensor, parts: list[tuple[float, Tensor]], remedy: str
+    plugin: Plugin, rows: int, whole: Tensor, parts: list[tuple[float, Tensor]], remedy: str
 ) -> None:
     """Checks that the loss of some rows is the weighted mean of their losses, (weight, loss) each."""
     counted = [(weight, loss.double()) for weight, loss in parts if weight]
@@ -157,8 +167,8 @@ def _check_mean(
     whole = whole.double()
     if torch.isfinite(whole) and not torch.isclose(whole, mean, rtol=tolerance, atol=1e-6):
         raise ConfigError(
-            f"{plugin}: the loss of {len(parts)} validation examples is {whole:.4f}, and the mean of"
-            f" their losses is {mean:.4f}; {remedy}, so that batches can be added up"
+            f"{plugin}: the loss of {rows} validation examples is {whole:.4f}, and the mean of their"
+            f" losses is {mean:.4f}; {remedy}"
         )
 
 

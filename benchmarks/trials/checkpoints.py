@@ -8,12 +8,14 @@ after the identity of the trial. It is complete when it has its final name. Savi
 import os
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 import torch.distributed
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from paceline.benchmarks.spec.plugin import ConfigError
 from paceline.home import home
 
 INTERVAL = "PACELINE_CHECKPOINT_S"
@@ -39,12 +41,16 @@ class Checkpoints:
         found = [path for path in self.folder.glob("step_*") if not path.suffix]
         return max(found, key=lambda path: int(path.name.removeprefix("step_")), default=None)
 
-    def keep_after_failure(self) -> None:
-        """Keeps the latest checkpoint for the next attempt, unless this attempt started from it.
+    def after_failure(self, for_next: bool) -> None:
+        """Removes the checkpoints unless the next attempt can go on from them.
 
-        Otherwise, a checkpoint that cannot be read, or from which a trial always fails, would stay.
+        It cannot if this attempt started from the latest one. That one may be damaged, or the trial may
+        always fail after it.
+
+        Args:
+            for_next: whether there will be a next attempt that may end in another way.
         """
-        if self._latest() == self.start:
+        if not for_next or self._latest() == self.start:
             self.remove()
 
     def remove(self) -> None:
@@ -62,8 +68,25 @@ def remove_old() -> None:
     """Removes the checkpoints of trials that were not continued for `KEPT_DAYS` days."""
     oldest = time.time() - KEPT_DAYS * 86_400
     for folder in all_checkpoints().glob("*"):
-        if folder.stat().st_mtime < oldest:
-            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another process may remove its own
+            if folder.stat().st_mtime < oldest:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def saving_interval() -> float:
+    """Returns the least number of seconds between two checkpoints.
+
+    Raises:
+        ConfigError: if `PACELINE_CHECKPOINT_S` is no such number.
+    """
+    text = os.environ.get(INTERVAL, "600")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not seconds >= 0:
+        raise ConfigError(f"{INTERVAL}={text} is no number of seconds, 0 or more")
+    return seconds
 
 
 class Saving(Callback):
@@ -77,10 +100,13 @@ class Saving(Callback):
 
     def __init__(self, folder: Path, interval: float | None = None) -> None:
         self.folder = folder
-        self.interval = float(os.environ.get(INTERVAL, "600")) if interval is None else interval
+        self.interval = saving_interval() if interval is None else interval
         self.saved = time.monotonic()
 
     def on_validation_end(self, trainer: Trainer, algorithm: LightningModule) -> None:
+        assert trainer.max_epochs is not None
+        if trainer.should_stop or trainer.current_epoch + 1 >= trainer.max_epochs:
+            return  # training has ended, so nothing could go on from here
         waited = torch.tensor([time.monotonic() - self.saved], dtype=torch.float64)
         waited = waited.to(algorithm.device)
         torch.distributed.broadcast(waited, 0)  # all ranks save, or none

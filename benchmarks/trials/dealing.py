@@ -136,7 +136,10 @@ def validation_batches(
     If all ranks train one model, they share the rows. Otherwise the ranks of each replica share them.
     """
     sharers = layout.world_size if algorithm.one_model else layout.ranks
-    return batches_of(np.array_split(np.arange(rows), sharers)[rank % sharers], batch)
+    parts = np.array_split(np.arange(rows), sharers)
+    # All ranks have equally many batches, because a metric may communicate in each of them.
+    count = min(math.ceil(len(parts[0]) / batch), len(parts[-1]))
+    return np.array_split(parts[rank % sharers], count)
 
 
 def batches_of(rows: np.ndarray, batch: int) -> list[np.ndarray]:

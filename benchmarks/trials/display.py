@@ -13,7 +13,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 # If the output goes to a file or a pipe, the width leaves room for the columns of a table. Markup is off
 # because names may contain brackets.
-console = Console(width=None if sys.stdout.isatty() else 180, highlight=False, markup=False)
+console = Console(
+    emoji=False, width=None if sys.stdout.isatty() else 180, highlight=False, markup=False
+)
 
 SAID_EVERY_S = 30.0  # seconds between two lines of progress if there is no terminal
 

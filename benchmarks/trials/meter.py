@@ -208,12 +208,16 @@ class Meter(Callback):
             if not room:
                 break
             batch = in_dtype_of(algorithm.task, self.backend.batch_to_device(batch))
-            for name, predicted in algorithm.predictions(batch).items():
+            if not (found := algorithm.predictions(batch)):
+                break
+            for name, predicted in found.items():
                 kept = parts.setdefault(name, [])
                 a_row = predicted[0].numel()
                 room = max(0, PREDICTED_VALUES // a_row - sum(map(len, kept)))
                 kept.append(predicted[:room].float().cpu().numpy())
-        return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+        shapes = {name: {array.shape[1:] for array in arrays} for name, arrays in parts.items()}
+        # Predictions whose shapes depend on the batch, such as padded ones, cannot be compared.
+        return {n: np.concatenate(arrays) for n, arrays in parts.items() if len(shapes[n]) == 1}
 
     def _over_ranks(self, operation: Any, *values: float) -> list[float]:
         # This calls torch and not DeepSpeed, because measuring is not part of the algorithm's traffic.

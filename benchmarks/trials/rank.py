@@ -17,7 +17,7 @@ from pytorch_lightning import Callback, LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
 from paceline.benchmarks.spec.benchmark import Trial
-from paceline.benchmarks.spec.suitable import test_loader
+from paceline.benchmarks.spec.suitable import LOADERS, loader_of, test_loader
 from paceline.benchmarks.trials.dealing import (
     EVALUATION_BATCH,
     Continue,
@@ -37,6 +37,7 @@ from paceline.lightning_modules.backend import randomness
 from paceline.lightning_modules.backend.algorithm import Algorithm
 from paceline.lightning_modules.backend.precision import convert
 from paceline.lightning_modules.backend.strategy import DeepSpeedBackend, keep_off_gpus
+from paceline.lightning_modules.backend.trainer_view import TrainerView
 from paceline.lightning_modules.backend.wrapped import batch_hooks
 
 
@@ -65,8 +66,9 @@ def build(trial: Trial, rank: int) -> Built:
     """
     randomness.seed(randomness.OF_DATA)
     data = trial.workload.data.build()
+    data.trainer = TrainerView()  # its hooks may ask for it
     data.setup("fit")
-    training, validation = data.train_dataloader(), data.val_dataloader()
+    training, validation = (loader_of(data, name) for name in LOADERS)
     seen, test = seen_of(validation), test_loader(data)
     replica = 0 if trial.algorithm_class.one_model else trial.layout.replica_of(rank)
     randomness.seed(stream(trial.seed, "initialisation", replica))

@@ -1,7 +1,7 @@
 """Rehearses the configurations of a command before its first trial.
 
 A rehearsal does everything that a trial does, in real ranks and through the same function, but briefly:
-two steps with an exchange after each, an evaluation and predictions on a few rows, and a checkpoint. So a
+two steps, with an exchange and an evaluation on a few rows after each, a checkpoint and predictions. So a
 mistake that would fail every trial is told before any trial runs.
 
 The configurations that passed are remembered in a file under `PACELINE_HOME`, one identity a line. Only
@@ -28,7 +28,7 @@ from paceline.benchmarks.trials.display import Display
 from paceline.home import home
 from paceline.lightning_modules.backend.algorithm import Algorithm
 from paceline.lightning_modules.backend.launch import RankFailed, Ranks
-from paceline.lightning_modules.backend.wrapped import WrappedModule
+from paceline.lightning_modules.backend.wrapped import bare
 
 STEPS = 2
 ROWS = 64  # validation examples of each rank
@@ -103,7 +103,7 @@ def shortened(trial: Trial) -> Trial:
         given = own.get(name, most)
         own[name] = most if given is None or most is None else min(given, most)
     examples = STEPS * trial.batch_size * trial.workers
-    budget = Budget(examples, epochs=examples, evaluations=1)
+    budget = Budget(examples, epochs=examples, evaluations=STEPS)
     return replace(
         trial,
         benchmark="",
@@ -143,10 +143,18 @@ def perform(trial: Trial, report: Any, folder: Path) -> None:
     # Importing DeepSpeed takes seconds, so only the ranks import it.
     from paceline.benchmarks.trials.rank import run_rank
 
-    callbacks: list[Callback] = [Saving(folder, interval=0)]
+    callbacks: list[Callback] = [_LongSchedule(), Saving(folder, interval=0)]
     if trial.zero_stage:
         callbacks.append(_Gradients())
     run_rank(trial, report, callbacks, rows=ROWS)
+
+
+class _LongSchedule(Callback):
+    """Gives schedules a usual length, because some cannot be as short as a rehearsal."""
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        algorithm = cast(Algorithm, module)
+        algorithm.steps, algorithm.epoch_steps = 1000, 100.0
 
 
 class _Gradients(Callback):
@@ -156,9 +164,7 @@ class _Gradients(Callback):
         self, trainer: Trainer, module: LightningModule, batch: Any, index: int
     ) -> None:
         algorithm = cast(Algorithm, module)
-        task = algorithm.task
-        own = task.module if isinstance(task, WrappedModule) else task
-        named = {name: p for name, p in own.named_parameters() if p.requires_grad}
+        named = {n: p for n, p in bare(algorithm.task).named_parameters() if p.requires_grad}
         # Not by `backward`, which would make DeepSpeed reduce gradients that other ranks do not have.
         loss, _ = algorithm.training_loss(batch, index)
         gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)

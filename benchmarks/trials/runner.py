@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from paceline.benchmarks.spec.benchmark import Benchmark, Trial
 from paceline.benchmarks.spec.suitable import data_fingerprint, description, prepared
-from paceline.benchmarks.trials.checkpoints import Checkpoints, remove_old
+from paceline.benchmarks.trials.checkpoints import Checkpoints, remove_old, saving_interval
 from paceline.benchmarks.trials.conditions import Conditions
 from paceline.benchmarks.trials.display import Display
 from paceline.benchmarks.trials.environment import facts, revision
 from paceline.benchmarks.trials.following import Rank, Stop, Watch, follow, train
 from paceline.benchmarks.trials.lock import machine
-from paceline.benchmarks.trials.rehearsal import rehearsed
+from paceline.benchmarks.trials.rehearsal import RESULTS, rehearsed
 from paceline.benchmarks.trials.room import check_room
 from paceline.benchmarks.trials.tracking import BenchmarkRun, check_experiment, finished_trials
 from paceline.lightning_modules.backend.launch import RankFailed
@@ -58,6 +58,8 @@ def prepare(trials: Sequence[Trial], display: Display) -> dict[str, Any]:
         DataError: if the data cannot be used.
     """
     check_room(trials)
+    saving_interval()
+    remove_old()
     for name, hooks in trials[0].workload.hooks_not_called.items():
         display.note(f"{name}: not called: {', '.join(hooks)}")
     display.note(f"preparing the data of {trials[0].workload.name}")
@@ -109,7 +111,6 @@ def run(
 
 def _run_missing(trials: dict[str, Trial], parent: BenchmarkRun, display: Display) -> Outcome:
     finished = parent.finished_trials()
-    remove_old()
     missing = in_random_order({i: trial for i, trial in trials.items() if i not in finished})
     if found := len(trials) - len(missing):
         display.note(f"{found} of {len(trials)} trials are finished already")
@@ -202,8 +203,9 @@ def run_trial(
     """
     trial_id = trial.identity(**parent.about["facts"])
     run_id = parent.start(trial, trial_id, kind, under)
-    kept = Checkpoints(trial_id)
-    rank = rank or partial(train, folder=kept.folder, start=kept.start)
+    kept = Checkpoints(trial_id) if rank is None else None
+    if kept:
+        rank = partial(train, folder=kept.folder, start=kept.start)
     record = {"trial_id": trial_id, "trial": asdict(trial), **parent.about}
     curve: list[dict[str, float]] = []
     results: dict[int, dict[str, Any]] = {}
@@ -218,14 +220,16 @@ def run_trial(
     with TemporaryDirectory() as folder:
         log = Path(folder) / "ranks.log"
         try:
-            results = follow(trial, log, display, on_point, rank)
+            results = follow(trial, log, display, on_point, rank or train)
         except RankFailed as error:
             output = log.read_text(errors="replace")[-LOG_LIMIT:] if log.exists() else ""
             parent.fail(run_id, str(error), details=f"{error.details}\n{output}".strip())
-            kept.keep_after_failure()
+            if kept:
+                kept.after_failure(for_next=kind == "trial" and error.error not in RESULTS)
             return Ended(parent.outbox.id_of(run_id), curve, str(error), error.error)
         except Stop as stop:
-            kept.remove()
+            if kept:
+                kept.remove()
             if stop.reason:
                 parent.fail(run_id, stop.reason, "KILLED")
                 return Ended(parent.outbox.id_of(run_id), curve, stop.reason, "Stop")
@@ -234,7 +238,6 @@ def run_trial(
             reason = "interrupted by the user" if by_user else f"{type(error).__name__}: {error}"
             parent.fail(run_id, reason, "KILLED")
             raise
-    kept.remove()
     figures = score(pd.DataFrame(curve), trial.workload.target.loss)
     predictions = {}
     if results:
@@ -248,4 +251,6 @@ def run_trial(
         record["conditions"] = conditions.facts(ranks_seconds)
         record["result"] = results[0] | {"ranks": [results[rank] for rank in sorted(results)]}
     parent.finish(run_id, figures, record, predictions)
+    if kept:
+        kept.remove()
     return Ended(parent.outbox.id_of(run_id), curve, None, "", figures, record, predictions)

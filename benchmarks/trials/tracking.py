@@ -4,7 +4,7 @@ import io
 import json
 import os
 import time
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -287,8 +287,9 @@ def _flat(trial: Trial) -> dict[str, Any]:
     scale = {
         k: getattr(trial, k) for k in ("workers", "batch_size", "zero_stage", "threads", "seed")
     }
-    numerics = {"precision": 32, "accumulate": 1, "clip_norm": None}
-    scale |= {k: getattr(trial, k) for k, usual in numerics.items() if getattr(trial, k) != usual}
+    usual = {field.name: field.default for field in fields(trial)}
+    chosen = {k: getattr(trial, k) for k in ("precision", "accumulate", "clip_norm")}
+    scale |= {k: value for k, value in chosen.items() if value != usual[k]}
     workload = {"data": trial.workload.data, "task": trial.workload.task}
     classes = {
         f"{part}.{name}": value

@@ -91,7 +91,7 @@ class Algorithm(Evaluated):
         Args:
             layout: the layout of the ranks.
             zero_stage: the stage of ZeRO inside a replica.
-            steps: the number of optimizer steps of a rank, as a mean over the ranks.
+            steps: the number of optimizer steps of this rank.
         """
         backend = torch.distributed.get_backend()
         parts = self.trainer.accumulate_grad_batches

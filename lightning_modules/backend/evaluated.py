@@ -165,8 +165,10 @@ class Evaluated(QuickHooks, LightningModule):
 
         It is evaluated whenever the validation loss improves, because the best model is not kept.
         """
-        if isinstance(self.task, LossOnly) and not self.task.tests:
-            return
+        if isinstance(self.task, LossOnly):
+            if not self.task.tests:
+                return
+            self.task.begin_evaluation()
         for index, batch in enumerate(self.test_batches):
             batch = in_dtype_of(self.task, self.backend.batch_to_device(batch))
             if isinstance(self.task, LossOnly):

@@ -20,7 +20,10 @@ def in_dtype_of(model: nn.Module, batch: Any) -> Any:
 def convert(model: nn.Module, precision: int | str) -> None:
     """Converts a model to bfloat16 if the precision is `bf16`."""
     if precision == "bf16":
-        model.to(torch.bfloat16)
+        for (
+            module
+        ) in model.modules():  # a LightningModule notes its dtype only if it is asked itself
+            module.to(torch.bfloat16)
 
 
 class OwnPrecision(DeepSpeedPrecision):

@@ -63,6 +63,12 @@ RELIED_ON = (
         "profile a step and cache what inspects it now, or nothing if nothing does",
     ),
     PrivateName(
+        "pytorch_lightning.utilities.signature_utils",
+        "is_param_in_hook_signature",
+        "takes_index asks it whether a step wants the number of the batch",
+        "count the arguments of the step: two without self, or one called batch_idx",
+    ),
+    PrivateName(
         "pytorch_lightning.core.optimizer",
         "_configure_optimizers",
         "optimizers_and_schedulers reads what configure_optimizers returns with it",
@@ -166,6 +172,12 @@ def no_inspection_at_steps() -> None:
     inspect = loop.is_param_in_hook_signature
     if not hasattr(inspect, "cache_info"):
         loop.is_param_in_hook_signature = lru_cache(maxsize=1)(inspect)
+
+
+def takes_index(step: Callable[..., Any]) -> bool:
+    """Returns whether Lightning passes the number of the batch to a step of a LightningModule."""
+    lightning: Any = sys.modules["pytorch_lightning.utilities.signature_utils"]
+    return bool(lightning.is_param_in_hook_signature(step, "batch_idx", min_args=2))
 
 
 def optimizers_and_schedulers(module: LightningModule) -> tuple[list[Any], list[Any]]:

@@ -42,11 +42,25 @@ class Bucket:
         self.views = [piece.view_as(parameter) for piece, parameter in pieces]
         self.missing = len(parameters)
 
-    def complete(self) -> None:
-        """Makes the gradients that have not arrived zero."""
+    def put(self, parameter: Tensor, view: Tensor, ranks: int) -> None:
+        """Moves the gradient of a parameter into its place, divided by the number of ranks.
+
+        A gradient that is missing becomes zero.
+        """
+        if parameter.grad is None:
+            view.zero_()
+        else:
+            torch.mul(parameter.grad.to_dense(), 1 / ranks, out=view)
+        parameter.grad = view
+
+    def complete(self, ranks: int) -> None:
+        """Moves the gradients that this backward has not computed into their places.
+
+        They are missing, or they were accumulated by an earlier backward of the step.
+        """
         for parameter, view in zip(self.parameters, self.views, strict=True):
             if parameter.grad is not view:
-                parameter.grad = view.zero_()
+                self.put(parameter, view, ranks)
 
 
 class Reduction:
@@ -97,8 +111,7 @@ class Reduction:
                 f"a parameter of shape {tuple(parameter.shape)} received two gradients in one step:"
                 " under ZeRO 0, use checkpointing with use_reentrant=False"
             )
-        torch.mul(parameter.grad.to_dense(), 1 / self.ranks, out=view)
-        parameter.grad = view
+        bucket.put(parameter, view, self.ranks)
         bucket.missing -= 1
         for full in self.buckets[len(self._under_way) :]:
             if full.missing:
@@ -111,7 +124,7 @@ class Reduction:
     def finish(self) -> None:
         """Waits until every gradient is the mean over the ranks. It is called when backward has ended."""
         for bucket in self.buckets[len(self._under_way) :]:
-            bucket.complete()
+            bucket.complete(self.ranks)
             self._start(bucket)
         for bucket, work in zip(self.buckets, self._under_way, strict=True):
             work.wait()

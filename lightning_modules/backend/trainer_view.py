@@ -18,13 +18,23 @@ class TrainerView:
     """
 
     logger, loggers = None, ()
+    PLANNED = (
+        "estimated_stepping_batches",
+        "max_steps",
+        "num_training_batches",
+        "max_epochs",
+        "epoch_steps",
+    )
 
-    def __init__(self, steps: int, epoch_steps: float) -> None:
+    def __init__(self) -> None:
+        self.trainer: Trainer | None = None
+
+    def plan(self, steps: int, epoch_steps: float) -> None:
+        """Sets the numbers of steps, which are known when the optimizer is configured."""
         self.estimated_stepping_batches = self.max_steps = steps
         self.epoch_steps = epoch_steps
         self.num_training_batches = max(1, round(epoch_steps))
         self.max_epochs = max(1, math.ceil(steps / epoch_steps - 1e-9))
-        self.trainer: Trainer | None = None
 
     def __deepcopy__(self, _: Any) -> "TrainerView":
         return self  # a copied model is trained by the same trainer
@@ -35,7 +45,7 @@ class TrainerView:
 
     @property
     def current_epoch(self) -> int:
-        return int(self.global_step / self.epoch_steps + 1e-9)
+        return int(self.global_step / self.epoch_steps + 1e-9) if self.global_step else 0
 
     @property
     def training(self) -> bool:
@@ -70,4 +80,9 @@ class TrainerView:
         return self.global_rank == 0
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"self.trainer.{name} is not available in a module that Paceline runs")
+        where = (
+            "before configure_optimizers"
+            if name in self.PLANNED
+            else "in a module that Paceline runs"
+        )
+        raise AttributeError(f"self.trainer.{name} is not available {where}")

@@ -9,7 +9,7 @@ Lightning's trainer trains the algorithm and not this module. The module therefo
 `TrainerView` as `self.trainer`, and what it logs is collected here.
 """
 
-import inspect
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,7 +19,7 @@ from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.core.hooks import CheckpointHooks, DataHooks, ModelHooks
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torchmetrics import Metric
+from torchmetrics import Metric, MetricCollection
 
 from paceline.lightning_modules.backend import private
 from paceline.lightning_modules.backend.evaluation import Logged
@@ -64,9 +64,15 @@ def wrapped(task: Any) -> Any:
     """Returns a task for a LightningModule, and any other task as it is."""
     if not is_lightning(type(task)):
         return task
+    made = (LossOnly if loss_only(type(task)) else WithLogits)(task)
     task.setup("fit")
     task.configure_model()
-    return (LossOnly if loss_only(type(task)) else WithLogits)(task)
+    return made
+
+
+def bare(task: Any) -> Any:
+    """Returns the LightningModule in a task, or a task that has none as it is."""
+    return task.module if isinstance(task, WrappedModule) else task
 
 
 def hooks_not_called(cls: type) -> list[str]:
@@ -77,7 +83,8 @@ def hooks_not_called(cls: type) -> list[str]:
     if issubclass(cls, LightningDataModule):
         names -= {"prepare_data"}
     elif not lacking(cls):
-        names |= {"training_step", "validation_step"}  # it is trained like a task
+        # It is trained like a task.
+        names |= {"training_step", "validation_step", "test_step", "predict_step"}
     return sorted(n for n in names - CALLED - LOADERS if n[0] != "_" and not lacks(cls, n))
 
 
@@ -92,14 +99,14 @@ def batch_hooks(task: Any, data: LightningDataModule) -> BatchHooks:
 
     If both the data module and the module have a hook, it is that of the data module, as in Lightning.
     """
-    module = task.module if isinstance(task, WrappedModule) else None
 
     def hook(name: str) -> BatchHook | None:
-        for owner, base in ((data, LightningDataModule), (module, LightningModule)):
-            if owner is not None and getattr(type(owner), name) is not getattr(base, name):
-                found: BatchHook = getattr(owner, name)
-                return found
-        return None
+        if getattr(type(data), name) is not getattr(LightningDataModule, name):
+            return getattr(data, name)  # type: ignore[no-any-return]
+        module = bare(task)
+        if module is task or getattr(type(module), name) is getattr(LightningModule, name):
+            return None
+        return getattr(module, name)  # type: ignore[no-any-return]
 
     return hook("on_before_batch_transfer"), hook("on_after_batch_transfer")
 
@@ -113,11 +120,14 @@ class WrappedModule(nn.Module):
     def __init__(self, module: LightningModule) -> None:
         super().__init__()
         self.module = module
-        self.view = TrainerView(1, 1.0)
+        self.view = TrainerView()
         module.trainer = self.view  # type: ignore[assignment]
         self._noted: dict[str, tuple[Any, float | None]] = {}
         # `log` of a LightningModule would look for the step of the trainer that it was called in.
         module.log = self._note  # type: ignore[method-assign]
+        # Many modules ask for the optimizer only to log its rate.
+        module.optimizers = lambda *_: self._configured.optimizer  # type: ignore
+        module.lr_schedulers = lambda: self._configured.scheduler  # type: ignore[method-assign]
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -138,8 +148,8 @@ class WrappedModule(nn.Module):
         Raises:
             ValueError: it returns more than one of either, or a scheduler that depends on a metric.
         """
-        self.view = TrainerView(steps, epoch_steps)
-        self.module.trainer = self.view  # type: ignore[assignment]
+        self.view.plan(steps, epoch_steps)
+        self.module.trainer = self.view  # type: ignore[assignment]  # a copy of a module has none
         if not self.module.automatic_optimization:
             raise ValueError(
                 "automatic_optimization is False; only training_step with one optimizer can be run"
@@ -150,8 +160,9 @@ class WrappedModule(nn.Module):
                 f"configure_optimizers gives {len(optimizers)} optimizers and {len(schedulers)}"
                 " schedulers; give one optimizer and at most one scheduler"
             )
+        self._configured = Configured(optimizers[0])
         if not schedulers:
-            return Configured(optimizers[0])
+            return self._configured
         (chosen,) = schedulers
         if isinstance(chosen.scheduler, ReduceLROnPlateau):
             raise ValueError(
@@ -159,7 +170,8 @@ class WrappedModule(nn.Module):
                 " scheduler that depends on the number of steps"
             )
         by_epoch = chosen.interval == "epoch"
-        return Configured(optimizers[0], chosen.scheduler, chosen.frequency, by_epoch)
+        self._configured = Configured(optimizers[0], chosen.scheduler, chosen.frequency, by_epoch)
+        return self._configured
 
 
 class WithLogits(WrappedModule):
@@ -174,19 +186,19 @@ class LossOnly(WrappedModule):
 
     def __init__(self, module: LightningModule) -> None:
         super().__init__(module)
-        self._to_reset: set[Metric] = set()
+        steps = ("training_step", *STEPS.values(), "predict_step")
+        self._numbered = {step: private.takes_index(getattr(module, step)) for step in steps}
 
     def begin_evaluation(self) -> None:
-        """Resets the metrics of the training step."""
-        for metric in self._to_reset:
-            metric.reset()
+        """Resets all metrics of the module, as Lightning does when an epoch ends."""
+        for part in self.module.modules():
+            if isinstance(part, Metric | MetricCollection):
+                part.reset()
 
     def training_loss(self, batch: Any, index: int) -> Tensor:
         """Returns the loss of `training_step`."""
         self._noted.clear()
         result = self._call("training_step", batch, index)
-        # Lightning would reset these metrics when an epoch ends.
-        self._to_reset |= {value for value, _ in self._noted.values() if isinstance(value, Metric)}
         loss = result.get("loss") if isinstance(result, Mapping) else result
         if not isinstance(loss, Tensor) or loss.dim():
             raise ValueError("training_step has to return the loss, a scalar, or {'loss': loss}")
@@ -195,8 +207,8 @@ class LossOnly(WrappedModule):
     def logged(self, what: str, batch: Any, index: int, rows: int) -> Logged:
         """Returns what the step of an evaluation logs.
 
-        The loss is `val_loss`, or the only logged name with `loss` in it. An attribute `loss_name` of the
-        class chooses another. The metric is the one called `metric_name`, or the first that is no loss.
+        The loss is `val_loss`, or the only logged name with `loss` in it. The metric is the first that is
+        no loss. Attributes `loss_name` and `metric_name` of the class choose others.
 
         Args:
             what: `validation` or `test`.
@@ -213,20 +225,38 @@ class LossOnly(WrappedModule):
         noted = dict(self._noted)
         self._noted.clear()
         losses = [name for name in noted if "loss" in name.lower()]
-        own = getattr(type(self.module), "loss_name", "val_loss")
-        name = own if own in noted else losses[0] if len(losses) == 1 else None
+        name = self._stated("loss_name", what, noted)
         if name is None:
-            seen = ", ".join(noted) or "nothing"
+            name = f"{'val' if what == 'validation' else what}_loss"
+            name = name if name in noted else losses[0] if len(losses) == 1 else None
+        if name is None:
             raise ValueError(
-                f"{STEPS[what]} logs {seen}; log the loss with self.log('val_loss', loss), or name what"
-                " you log in an attribute loss_name"
+                f"{STEPS[what]} logs {', '.join(noted) or 'nothing'}; log the loss with"
+                " self.log('val_loss', loss), or name what you log in an attribute loss_name"
             )
         value, stated = noted[name]
-        chosen = getattr(type(self.module), "metric_name", None)
-        others = [other for other in noted if other not in losses and other != name]
-        metric = chosen if chosen in noted else next(iter(others), None)
+        metric = self._stated("metric_name", what, noted)
+        if metric is None:
+            others = (other for other in noted if other not in losses and other != name)
+            metric = next(others, None)
         weight = float(rows if stated is None else stated)
         return Logged(_number(name, value), weight, None if metric is None else noted[metric][0])
+
+    def _stated(self, attribute: str, what: str, noted: Mapping[str, Any]) -> str | None:
+        """Returns the logged name that an attribute of the class chooses, or None if it has none.
+
+        For the test part, the name may begin with `test` where it begins with `val` in the attribute.
+        """
+        name = getattr(type(self.module), attribute, None)
+        if what == "test" and name not in noted:
+            name = name and re.sub("^val(id|idation)?(?=[^a-z]|$)", "test", name)
+            return name if name in noted else None
+        if name is not None and name not in noted:
+            raise ValueError(
+                f"{STEPS[what]} logs {', '.join(noted) or 'nothing'}, and {attribute} is {name!r}; give"
+                " one of the names that are logged"
+            )
+        return name
 
     def predictions(self, batch: Any) -> dict[str, Tensor]:
         """Returns the result of `predict_step` if the module has one of its own."""
@@ -243,8 +273,7 @@ class LossOnly(WrappedModule):
     def _call(self, step: str, batch: Any, index: int) -> Any:
         method = getattr(self.module, step)
         # Lightning lets a step leave out the number of the batch.
-        numbered = "batch_idx" in inspect.signature(method).parameters
-        return method(batch, index) if numbered else method(batch)
+        return method(batch, index) if self._numbered[step] else method(batch)
 
 
 def row_of(batch: Any, rows: int, place: int) -> Any:

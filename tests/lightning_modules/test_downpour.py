@@ -120,6 +120,24 @@ def test_a_replay_is_bitwise_the_recorded_run(tmp_path: Path) -> None:
         assert second["weights_sha256"] == first["weights_sha256"]
 
 
+def test_a_resumed_run_and_a_resumed_replay_repeat_bitwise(tmp_path: Path) -> None:
+    cut, resume = Plan(save_to=tmp_path / "saved"), Plan(resume_from=tmp_path / "saved")
+    results(2, plan=cut)
+    recorded = results(2, plan=resume)
+    record = tmp_path / "record.json"
+    ranks = [{"algorithm": rank["algorithm"]} for rank in recorded]
+    record.write_text(json.dumps({"result": {"ranks": ranks}}))
+    hyper = {"replay": str(record)}
+    replayed = results(2, hyper_parameters=hyper)
+    results(2, plan=replace(cut, save_to=tmp_path / "again"), hyper_parameters=hyper)
+    again = Plan(resume_from=tmp_path / "again")
+    resumed = results(2, plan=again, hyper_parameters=hyper)
+    for first, second, third in zip(recorded, replayed, resumed, strict=True):
+        assert np.array_equal(second["evaluated"], first["evaluated"])
+        assert np.array_equal(third["evaluated"], first["evaluated"])
+        assert third["steps"] == second["steps"] == first["steps"]
+
+
 def test_what_is_no_record_cannot_be_replayed(tmp_path: Path) -> None:
     wrong = tmp_path / "record.json"
     wrong.write_text("{}")

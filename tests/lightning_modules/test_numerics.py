@@ -159,3 +159,21 @@ def test_sparse_gradients_are_dense_ones(algorithm: str) -> None:
     (dense, dense_bytes), (sparse_weights, sparse_bytes) = found
     assert relative_distance(sparse_weights, dense) < 1e-6
     assert sparse_bytes == dense_bytes
+
+
+def test_a_layer_used_in_one_part_of_a_batch_learns_on_any_number_of_workers() -> None:
+    whole = replace(trial(1, 2 * BATCH, STEPS, model="tests.models:Conditional"), accumulate=2)
+    parts = replace(trial(2, BATCH, STEPS, model="tests.models:Conditional"), accumulate=2)
+    found = [run_ranks(made.workers, train, made, Plan())[0] for made in (whole, parts)]
+    for rank in found:
+        assert relative_distance(rank["evaluated"], rank["initial"]) > 1e-2
+    # The rows of a part differ with the number of workers, so only its learning is compared.
+    moved = [np.abs(rank["evaluated"] - rank["initial"])[-3:] for rank in found]
+    assert all((part > 0).all() for part in moved)
+
+
+def test_sparse_gradients_are_clipped() -> None:
+    made = trial(1, BATCH, STEPS, algorithm="baseline", model="tests.models:Embedding", sparse=True)
+    dense = trial(1, BATCH, STEPS, algorithm="baseline", model="tests.models:Embedding")
+    found = [weights(replace(t, clip_norm=NORM)) for t in (made, dense)]
+    np.testing.assert_allclose(*found, rtol=1e-6)

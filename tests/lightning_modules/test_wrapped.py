@@ -13,13 +13,15 @@ from paceline.benchmarks.spec.benchmark import Trial
 from paceline.benchmarks.spec.plugin import Plugin
 from paceline.benchmarks.spec.suitable import prepared
 from paceline.benchmarks.trials.dealing import stream
-from paceline.datasets.batches import BatchOrder
+from paceline.datasets.batches import BatchOrder, collate
 from paceline.lightning_modules import find_algorithms
 from paceline.lightning_modules.backend import randomness
 from paceline.lightning_modules.backend.launch import RankFailed
+from paceline.lightning_modules.backend.precision import convert
+from paceline.lightning_modules.backend.wrapped import wrapped
 from tests.modules import ByEpoch, Hooked, Plain, pictures, sentences
 from tests.ranks import Plan, run_ranks, train
-from tests.workload import FEATURES, VALIDATION_ROWS, LinearRule, Rows, draw, trial
+from tests.workload import FEATURES, VALIDATION_ROWS, LinearRule, Rows, RowsDataset, draw, trial
 
 STEPS, BATCH = 40, 6
 NEEDS_LOSS = [name for name, cls in find_algorithms().items() if not cls.needs_logits]
@@ -161,3 +163,47 @@ def test_a_row_without_a_loss_is_named(workers: int) -> None:
     made = replace(made, workload=replace(made.workload, data=drawn))
     with pytest.raises(RankFailed, match="validation loss is NaN at row 7 of the validation"):
         results(made)
+
+
+@pytest.mark.parametrize("name", ["val/accuracy", "val/recall"])
+def test_every_metric_of_a_collection_starts_anew_at_each_evaluation(name: str) -> None:
+    """The members of a group share their states."""
+    made = of("Collected", metric=name)
+    often, once = (results(trial_of)[0]["points"][-1] for trial_of in (made, at_the_end(made)))
+    assert often["validation_metric"] == once["validation_metric"]
+
+
+def at_the_end(made: Trial) -> Trial:
+    budget = replace(made.workload.budget, evaluations=1)
+    return replace(made, workload=replace(made.workload, budget=budget))
+
+
+def test_a_metric_that_is_computed_in_a_step_does_not_hang_ranks_of_unequal_parts() -> None:
+    made = of("Computing")
+    data = Plugin("tests.lightning_modules.test_wrapped:SmallBatches", {})
+    ranks = results(replace(made, workload=replace(made.workload, data=data)))
+    assert ranks[0]["points"][-1]["validation_metric"] > 0
+
+
+def test_predictions_of_shapes_that_differ_are_left_out_and_end_no_trial() -> None:
+    made = of("Ragged")
+    data = Plugin("tests.lightning_modules.test_wrapped:SmallBatches", {})
+    ranks = results(replace(made, workload=replace(made.workload, data=data)))
+    assert ranks[0]["predictions"] == {}
+    assert ranks[0]["weights_sha256"]
+
+
+def test_a_bfloat16_module_knows_its_dtype() -> None:
+    assert results(replace(of("Plain"), precision="bf16"))[0]["points"]
+    task = wrapped(Plain(FEATURES))
+    convert(task, "bf16")
+    assert task.module.dtype == torch.bfloat16
+
+
+class SmallBatches(LinearRule):
+    """The rule, evaluated on 51 rows in batches of 25: two ranks would have one and two of them."""
+
+    evaluation_batch = 25
+
+    def val_dataloader(self) -> DataLoader[Rows]:
+        return DataLoader(RowsDataset(draw(51, 2)), collate_fn=collate)

@@ -89,7 +89,7 @@ def test_hooks_that_are_not_called_are_named(module) -> None:
         (
             LOSS,
             'self.log("val_loss", nn.functional.cross_entropy(logits, y, reduction="none"))',
-            ": validation_step raised ValueError: val_loss is logged as [17]; log the mean over the rows,"
+            ": validation_step raised ValueError: val_loss is logged as [16]; log the mean over the rows,"
             " a scalar",
         ),
         (
@@ -145,10 +145,118 @@ def test_what_cannot_be_run_is_one_line(module, old: str, new: str, expected: st
 def test_a_weighted_mean_that_does_not_say_its_weights_is_told(module) -> None:
     weights = "torch.arange(1.0, 11.0)"
     weighted = f"nn.functional.cross_entropy(logits, y, weight={weights})"
-    with pytest.raises(ConfigError, match=r"the loss of 17 validation examples is .*batch_size="):
+    with pytest.raises(ConfigError, match=r"the loss of 16 validation examples is .*batch_size="):
         prepared(module(LOSS, f'self.log("val_loss", {weighted})').trials())
     stated = f'self.log("val_loss", {weighted}, batch_size=float({weights}[y].sum()))'
     assert prepared(module(LOSS, stated).trials())
+
+
+ACCURACY = 'self.log("val_acc", self.accuracy)'
+VALIDATION = "    def val_dataloader"
+LOADERS = "return DataLoader(self.validation, batch_size=256)"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("def training_step(self, batch, batch_idx)", "def training_step(self, batch, _)"),
+        ("def training_step(self, batch, batch_idx)", "def training_step(self, *batch)"),
+        (
+            "        loss = nn.functional.cross_entropy(self(x), y, label_smoothing=0.1)",
+            "        x = x.requires_grad_()\n        loss = self(x).square().mean()\n"
+            "        loss = loss + torch.autograd.grad(loss, x, create_graph=True)[0].norm()",
+        ),
+        ("        logits = self(x)", "        logits = self(x + torch.rand_like(x))"),
+        ("        logits = self(x)", "        logits = self(x).squeeze()"),
+        (LOADERS, f"return [{LOADERS.removeprefix('return ')}]"),
+        (
+            VALIDATION,
+            "    def on_after_batch_transfer(self, batch, i):\n"
+            f"        return batch if not self.trainer.training else batch\n\n{VALIDATION}",
+        ),
+        (
+            "    def training_step",
+            "    def setup(self, stage):\n        self.first = self.trainer.global_step\n\n"
+            "    def training_step",
+        ),
+        (
+            'self.log("train_loss", loss, prog_bar=True)',
+            'self.log("lr", self.optimizers().param_groups[0]["lr"])',
+        ),
+        (
+            LOSS,
+            'self.log("valid/nll", loss := nn.functional.cross_entropy(logits, y))\n        return loss',
+        ),
+    ],
+)
+def test_what_people_write_is_accepted(module, old: str, new: str) -> None:
+    named = "" if "valid/nll" not in new else '    loss_name = "valid/nll"\n\n    def forward'
+    changed = TEXT.replace(old, new).replace("    def forward", named or "    def forward")
+    if "*batch" in new:
+        changed = changed.replace(
+            "        x, y = batch\n        loss", "        x, y = batch[0]\n        loss"
+        )
+    assert prepared(module(TEXT, changed).trials())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (
+            "batch_size=32, shuffle=True",
+            "sampler=torch.utils.data.SubsetRandomSampler(range(9))",
+            "train_dataloader() has a SubsetRandomSampler, which is not used",
+        ),
+        (
+            "batch_size=32, shuffle=True",
+            "sampler=torch.utils.data.WeightedRandomSampler([1.0] * 1437, 1437)",
+            "train_dataloader() has a WeightedRandomSampler, which is not used",
+        ),
+        (
+            "batch_size=256",
+            "batch_sampler=[[0, 1], [2, 3]]",
+            "val_dataloader() has a list, which is not used",
+        ),
+        (
+            "    def forward",
+            '    metric_name = "valid_f1"\n\n    def forward',
+            "validation_step logs val_loss, val_acc, and metric_name is 'valid_f1'; give one of the",
+        ),
+        (
+            "self.save_hyperparameters()",
+            "self.save_hyperparameters()\n        self.total = self.trainer.max_epochs",
+            "building it raised RuntimeError: Digits is not attached to a `Trainer`.",
+        ),
+        (
+            "    def training_step",
+            "    def setup(self, stage):\n        self.total = self.trainer.max_epochs\n\n"
+            "    def training_step",
+            "self.trainer.max_epochs is not available before configure_optimizers",
+        ),
+    ],
+)
+def test_what_would_be_silently_wrong_is_one_line(
+    module, old: str, new: str, expected: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        prepared(module(old, new).trials())
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_loss_that_is_no_mean_over_rows_can_say_so(module) -> None:
+    contrastive = 'self.log("val_loss", nn.functional.cross_entropy(logits @ logits.T, y * 0))'
+    with pytest.raises(ConfigError, match="or set mean_over_rows = False in the class"):
+        prepared(module(LOSS, contrastive).trials())
+    text = TEXT.replace(LOSS, contrastive)
+    text = text.replace("    def forward", "    mean_over_rows = False\n\n    def forward")
+    assert prepared(module(TEXT, text).trials())
+
+
+def test_a_file_beside_it_that_is_not_found_is_told_with_the_cure(module, tmp_path: Path) -> None:
+    (tmp_path / "mynet.py").write_text("")
+    with pytest.raises(ConfigError, match=f"mynet.py lies beside it: set PYTHONPATH={tmp_path}"):
+        module("import torch\n", "import mynet\nimport torch\n")
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,24 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from paceline.benchmarks.trials.checkpoints import KEPT_DAYS, Checkpoints, remove_old
+from paceline.benchmarks.spec.benchmark import Trial
+from paceline.benchmarks.spec.plugin import ConfigError
+from paceline.benchmarks.trials.checkpoints import (
+    KEPT_DAYS,
+    Checkpoints,
+    Saving,
+    remove_old,
+    saving_interval,
+)
+from paceline.benchmarks.trials.rank import run_rank
 from paceline.reports.measures.results import RECORD_FILE, read_json, search
 from tests.checkout import BENCHMARK, Checkout
+from tests.ranks import run_ranks
+from tests.workload import trial
 
 LONG = BENCHMARK.replace("examples: 8000", "examples: 100000").replace(
     "evaluations: 2", "evaluations: 20"
@@ -68,6 +80,32 @@ def test_a_checkpoint_that_cannot_be_read_is_given_up(tmp_path: Path) -> None:
     assert status == 1
     assert "FAILED" in told
     assert run(checkout)[0] == 0
+
+
+def saved(made: Trial, folder: str, report: Any) -> list[str]:
+    """The checkpoints that there are at the end of a trial that saves after every evaluation."""
+    run_rank(made, report, [Saving(Path(folder), interval=0)])
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "hyper", "steps"),
+    # ADMM has converged at its second evaluation and ends there.
+    [("sync_sgd", {}, 30), ("admm", {"tolerance": 1e9, "local_steps": 5}, 0)],
+)
+def test_none_is_saved_when_training_has_ended(
+    tmp_path: Path, algorithm: str, hyper: dict[str, Any], steps: int
+) -> None:
+    made = trial(2, 6, 40, evaluations=4, algorithm=algorithm, hyper_parameters=hyper)
+    found = run_ranks(2, saved, made, str(tmp_path))[0]
+    assert found == ([f"step_{steps}"] if steps else [])
+
+
+@pytest.mark.parametrize("text", ["10m", "-1", "nan"])
+def test_an_interval_that_is_no_number_is_told(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("PACELINE_CHECKPOINT_S", text)
+    with pytest.raises(ConfigError, match=f"PACELINE_CHECKPOINT_S={text} is no number of seconds"):
+        saving_interval()
 
 
 def test_only_whole_checkpoints_count_and_old_ones_are_removed(
