@@ -12,7 +12,7 @@ from tests.workload import trial
 ALGORITHMS = find_algorithms()
 STEPS = 40
 # With buffers and dropout; with frozen and with tied parameters; with groups and a schedule.
-MODELS = ("Normalised", "Frozen", "WarmedUp")
+MODELS = ("Noisy", "Frozen", "WarmedUp")
 # What makes an algorithm exchange several times in so few steps; none is needed where the defaults do.
 SETTINGS: dict[str, dict[str, Any]] = {
     "admm": {"local_steps": 5, "rho": 0.1},

@@ -20,7 +20,9 @@ from tests.workload import LinearRule, Rows, RowsDataset, Tower, draw, optimizer
 
 
 class Normalised(Tower):
-    """With dropout and batch normalisation, whose statistics and counter are buffers."""
+    """With batch normalisation, whose statistics and counter are buffers."""
+
+    dropout = 0.0
 
     def __init__(self, features: int, width: int = 16, lr: float = 0.1) -> None:
         super().__init__(features, lr=lr)
@@ -28,9 +30,15 @@ class Normalised(Tower):
             nn.Linear(features, width),
             nn.BatchNorm1d(width),
             nn.Tanh(),
-            nn.Dropout(0.1),
+            nn.Dropout(self.dropout),
             nn.Linear(width, 1),
         )
+
+
+class Noisy(Normalised):
+    """With dropout too."""
+
+    dropout = 0.1
 
 
 class Frozen(Tower):

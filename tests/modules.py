@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, StepLR
 from torchmetrics import MetricCollection
 from torchmetrics.classification import BinaryAccuracy, BinaryRecall
 
-from tests.workload import Rows, draw
+from tests.workload import Rows, Tower, draw
 
 
 class Plain(LightningModule):
@@ -122,20 +122,8 @@ class ByStep(Plain):
     def forward(self, batch: Rows) -> Tensor:
         return super().forward(batch.x)
 
-    def labels(self, batch: Rows) -> Tensor:
-        return batch.y
-
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return binary_cross_entropy_with_logits(logits, labels)
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        return logits.sigmoid()
-
-    def inverse(self, probabilities: Tensor) -> Tensor:
-        return probabilities.logit(eps=1e-7)
-
-    def metric(self) -> BinaryAccuracy:
-        return BinaryAccuracy()
+    labels, loss, metric = Tower.labels, Tower.loss, Tower.metric
+    probabilities, inverse = Tower.probabilities, Tower.inverse
 
     def configure_optimizers(self) -> Any:
         matrices = [p for p in self.parameters() if p.dim() >= 2]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
@@ -73,7 +73,9 @@ class Evaluated(QuickHooks, LightningModule):
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Computes the block in mixed precision if that was chosen."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed_precision)
+        if not self.mixed_precision:
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
 
     def logits(self, model: Task, batch: Any) -> Tensor:
         """Returns the logits of a model for a batch. In mixed precision, they become float32."""
