@@ -1,7 +1,7 @@
 """What a LightningModule that Paceline runs sees of the training."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 from pytorch_lightning import Trainer
 
@@ -17,7 +17,16 @@ class TrainerView:
         trainer: Lightning's own trainer, or None before training.
     """
 
-    logger, loggers = None, ()
+    # What is asked of Lightning's trainer, with the values before training.
+    OF_TRAINER: ClassVar[dict[str, Any]] = {
+        "global_step": 0,
+        "training": False,
+        "validating": False,
+        "global_rank": 0,
+        "local_rank": 0,
+        "world_size": 1,
+        "is_global_zero": True,
+    }
     PLANNED = (
         "estimated_stepping_batches",
         "max_steps",
@@ -25,6 +34,8 @@ class TrainerView:
         "max_epochs",
         "epoch_steps",
     )
+    logger, loggers = None, ()
+    sanity_checking = testing = False
 
     def __init__(self) -> None:
         self.trainer: Trainer | None = None
@@ -40,49 +51,13 @@ class TrainerView:
         return self  # a copied model is trained by the same trainer
 
     @property
-    def global_step(self) -> int:
-        return self.trainer.global_step if self.trainer else 0
-
-    @property
     def current_epoch(self) -> int:
-        return int(self.global_step / self.epoch_steps + 1e-9) if self.global_step else 0
-
-    @property
-    def training(self) -> bool:
-        return bool(self.trainer and self.trainer.training)
-
-    @property
-    def validating(self) -> bool:
-        return bool(self.trainer and self.trainer.validating)
-
-    @property
-    def sanity_checking(self) -> bool:
-        return False
-
-    @property
-    def testing(self) -> bool:
-        return False
-
-    @property
-    def global_rank(self) -> int:
-        return self.trainer.global_rank if self.trainer else 0
-
-    @property
-    def local_rank(self) -> int:
-        return self.trainer.local_rank if self.trainer else 0
-
-    @property
-    def world_size(self) -> int:
-        return self.trainer.world_size if self.trainer else 1
-
-    @property
-    def is_global_zero(self) -> bool:
-        return self.global_rank == 0
+        step = self.global_step
+        return int(step / self.epoch_steps + 1e-9) if step else 0
 
     def __getattr__(self, name: str) -> Any:
-        where = (
-            "before configure_optimizers"
-            if name in self.PLANNED
-            else "in a module that Paceline runs"
-        )
+        if name in self.OF_TRAINER:
+            return getattr(self.trainer, name) if self.trainer else self.OF_TRAINER[name]
+        planned = name in self.PLANNED
+        where = "before configure_optimizers" if planned else "in a module that Paceline runs"
         raise AttributeError(f"self.trainer.{name} is not available {where}")
