@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from paceline.lightning_modules.backend.task import Configured
 from paceline.lightning_modules.backend.wrapped import WrappedModule
@@ -64,6 +64,7 @@ class Schedule:
 
         Raises:
             TypeError: the task returns something else than an optimizer or a scheduler.
+            ValueError: the scheduler depends on a metric.
         """
         if isinstance(task, WrappedModule):
             own = task.configured(steps, epoch_steps)
@@ -75,6 +76,12 @@ class Schedule:
             raise TypeError(f"a {type(own.optimizer).__name__} is no torch.optim.Optimizer")
         if not isinstance(own.scheduler, LRScheduler | None):
             raise TypeError(f"a {type(own.scheduler).__name__} is no LRScheduler")
+        if isinstance(own.scheduler, ReduceLROnPlateau):
+            wrapped = isinstance(task, WrappedModule)
+            raise ValueError(
+                f"{'configure_optimizers' if wrapped else 'configure_schedule'} gives ReduceLROnPlateau,"
+                " which depends on a metric; give a scheduler that depends on the number of steps"
+            )
         interval = own.interval * (epoch_steps if own.by_epoch else 1)
         return cls(own.optimizer, own.scheduler, steps, interval, factor)
 

@@ -18,7 +18,6 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.core.hooks import CheckpointHooks, DataHooks, ModelHooks
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import Metric, MetricCollection
 
 from paceline.lightning_modules.backend import private
@@ -146,7 +145,7 @@ class WrappedModule(nn.Module):
         """Returns the optimizer and the scheduler of `configure_optimizers`.
 
         Raises:
-            ValueError: it returns more than one of either, or a scheduler that depends on a metric.
+            ValueError: it returns more than one of either, or the module optimizes manually.
         """
         self.view.plan(steps, epoch_steps)
         self.module.trainer = self.view  # type: ignore[assignment]  # a copy of a module has none
@@ -164,11 +163,6 @@ class WrappedModule(nn.Module):
         if not schedulers:
             return self._configured
         (chosen,) = schedulers
-        if isinstance(chosen.scheduler, ReduceLROnPlateau):
-            raise ValueError(
-                "configure_optimizers gives ReduceLROnPlateau, which depends on a metric; give a"
-                " scheduler that depends on the number of steps"
-            )
         by_epoch = chosen.interval == "epoch"
         self._configured = Configured(optimizers[0], chosen.scheduler, chosen.frequency, by_epoch)
         return self._configured

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau, StepLR
 
 from paceline.lightning_modules.backend.schedule import Schedule
 from tests.workload import FEATURES, Tower
@@ -93,4 +93,17 @@ class Odd(Tower):
 def test_what_is_no_scheduler_is_told() -> None:
     task = Odd(FEATURES)
     with pytest.raises(TypeError, match="a list is no LRScheduler"):
+        Schedule.of(task, task.parameters(), STEPS, 1.0)
+
+
+class Waiting(Tower):
+    def configure_schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> Any:
+        return ReduceLROnPlateau(optimizer)
+
+
+def test_a_scheduler_that_depends_on_a_metric_is_told() -> None:
+    task = Waiting(FEATURES)
+    with pytest.raises(
+        ValueError, match="configure_schedule gives ReduceLROnPlateau, which depends"
+    ):
         Schedule.of(task, task.parameters(), STEPS, 1.0)
