@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 
 from paceline.benchmarks.sweeps.handing_out import PROCESS, counted
 from tests.checkout import output_of
+from tests.lacking import lacking
 from tests.sweeps import Sweep, read_until
 
 pytestmark = pytest.mark.timeout(300)
@@ -74,9 +75,7 @@ class Server:
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     if not (shutil.which("initdb") or glob("/usr/lib/postgresql/*/bin/initdb")):
-        if os.environ.get("CI"):
-            pytest.fail("this machine lacks PostgreSQL's server programs")
-        pytest.skip("needs PostgreSQL's server programs")
+        lacking("PostgreSQL's server programs are not installed")
     server = Server()
     server.start()
     yield server
