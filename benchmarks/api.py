@@ -8,7 +8,8 @@ from paceline.benchmarks.trials.display import TerminalDisplay, console
 from paceline.benchmarks.trials.runner import run as run_benchmark
 from paceline.benchmarks.trials.store import open_store
 from paceline.home import default_store, make_ready
-from paceline.lightning_modules.backend.launch import interruptible, start_fork_server
+from paceline.lightning_modules.backend.launch import interruptible
+from paceline.lightning_modules.backend.local_ranks import start_fork_server
 from paceline.reports.measures.link import DEFAULT
 from paceline.reports.measures.results import Results, load
 

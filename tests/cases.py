@@ -54,7 +54,7 @@ class Case:
         made = trial(
             self.workers,
             6,
-            STEPS,
+            changes.pop("steps", STEPS),
             algorithm=self.algorithm,
             zero_stage=self.zero_stage,
             model=self.model,

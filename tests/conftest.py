@@ -11,14 +11,16 @@ os.environ["PACELINE_MACHINE"] = f"tests {os.getpid()}"
 
 import pytest
 
-from paceline.lightning_modules.backend import launch
+from paceline.lightning_modules.backend import local_ranks
 from tests.processes import ranks_alive
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Starts the fork server, but not where `-n` leaves the tests to other processes."""
     if not getattr(config.option, "tx", None) or hasattr(config, "workerinput"):
-        launch.start_fork_server("paceline.benchmarks.trials.rank", "tests.ranks", "tests.workload")
+        local_ranks.start_fork_server(
+            "paceline.benchmarks.trials.rank", "tests.ranks", "tests.workload"
+        )
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import subprocess
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 from paceline.benchmarks.meters.communication import loopback_bytes
-from paceline.lightning_modules.backend.launch import start_fork_server
+from paceline.lightning_modules.backend.local_ranks import start_fork_server
 from tests.cases import CASES
 from tests.ranks import Plan, run_ranks, train
 

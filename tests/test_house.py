@@ -11,6 +11,7 @@ LAYERS = (
     {"benchmarks.api", "benchmarks.meters"},
     "benchmarks.sweeps",
     "benchmarks.trials",
+    "benchmarks.nodes",
     "benchmarks.spec",
     "reports.pdf",
     {"reports.text", "reports.figures"},

@@ -233,6 +233,7 @@ def trial(
     hyper_parameters: dict[str, Any] | None = None,
     partition: Partition | None = None,
     model: str = "Tower",
+    nodes: int = 1,
     **task: Any,
 ) -> Trial:
     """A trial of the rule; what is not named here goes to the model."""
@@ -255,5 +256,6 @@ def trial(
         threads=1,
         accelerator="cpu",
         seed=seed,
+        nodes=nodes,
         partition=partition or Partition(),
     )

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 def run(options: argparse.Namespace) -> int:
     benchmark = _benchmark(options)
 
+    from paceline.benchmarks.nodes.cluster import current
     from paceline.benchmarks.trials.display import TerminalDisplay
+    from paceline.benchmarks.trials.room import spread
     from paceline.benchmarks.trials.runner import run as run_benchmark
     from paceline.benchmarks.trials.store import open_store
     from paceline.lightning_modules.backend.launch import interruptible
@@ -33,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     report = _report_file(options.report, benchmark.name)
     client = open_store(options.store)
     with interruptible(), TerminalDisplay(console) as display:
-        outcome = run_benchmark(benchmark, client, display, options.keep_going)
+        outcome = run_benchmark(spread(benchmark, current()), client, display, options.keep_going)
     _conclude(client, benchmark.name, options.link, report, outcome.failed)
     if outcome.left_out:
         console.print(f"trials left out after the rehearsal: {outcome.left_out}")
@@ -43,9 +45,11 @@ def run(options: argparse.Namespace) -> int:
 def sweep(options: argparse.Namespace) -> int:
     benchmark = _benchmark(options)
 
+    from paceline.benchmarks.nodes.cluster import current
     from paceline.benchmarks.sweeps.studies import Studies
     from paceline.benchmarks.sweeps.sweep import sweep as sweep_benchmark
     from paceline.benchmarks.trials.display import TerminalDisplay
+    from paceline.benchmarks.trials.room import spread
     from paceline.benchmarks.trials.store import open_store
     from paceline.lightning_modules.backend.launch import interruptible
 
@@ -54,7 +58,7 @@ def sweep(options: argparse.Namespace) -> int:
     studies = Studies(options.studies, options.heartbeat)
     with interruptible(), TerminalDisplay(console) as display:
         missing = sweep_benchmark(
-            benchmark,
+            spread(benchmark, current()),
             client,
             studies,
             options.link,
@@ -76,7 +80,7 @@ def _benchmark(options: argparse.Namespace) -> "Benchmark":
     from paceline.benchmarks.spec.arguments import reads_as_itself
     from paceline.benchmarks.spec.reading import load_benchmark, load_workload
     from paceline.benchmarks.spec.shipped import find_benchmark
-    from paceline.lightning_modules.backend.launch import start_fork_server
+    from paceline.lightning_modules.backend.local_ranks import start_fork_server
 
     if options.name:
         find_benchmark(options.name)  # reports a misspelt name before the slow imports
@@ -124,7 +128,8 @@ def _conclude(client: "MlflowClient", name: str, link: str, report: Path, failed
 
 
 def rerun(options: argparse.Namespace) -> int:
-    from paceline.lightning_modules.backend.launch import interruptible, start_fork_server
+    from paceline.lightning_modules.backend.launch import interruptible
+    from paceline.lightning_modules.backend.local_ranks import start_fork_server
 
     make_ready()
     start_fork_server("paceline.benchmarks.trials.rank")

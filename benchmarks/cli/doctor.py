@@ -14,7 +14,8 @@ from paceline.benchmarks.trials.addresses import masked
 from paceline.benchmarks.trials.environment import hardware, versions
 from paceline.benchmarks.trials.store import open_store
 from paceline.home import home, make_ready
-from paceline.lightning_modules.backend.launch import Ranks, start_fork_server
+from paceline.lightning_modules.backend.launch import Ranks
+from paceline.lightning_modules.backend.local_ranks import start_fork_server
 
 LEAST_FREE_GIB = 5
 Check = Callable[[], tuple[str, str | None]]

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from paceline.benchmarks.cli import commands, pages
+from paceline.benchmarks.cli.on_nodes import on_nodes
 from paceline.benchmarks.trials.addresses import masked
 from paceline.home import default_store, default_studies
 from paceline.reports.measures.link import DEFAULT, PRESETS
@@ -26,6 +27,7 @@ METERS = {
 
 # The errors that are shown in one line, by module. Errors of the operating system are too.
 MISTAKES = {
+    "paceline.benchmarks.nodes.remote": "NodeLost",
     "paceline.benchmarks.spec.plugin": "ConfigError",
     "paceline.benchmarks.trials.rehearsal": "RehearsalFailed",
     "paceline.benchmarks.trials.rerun": "CannotRerun",
@@ -56,6 +58,9 @@ def parser() -> argparse.ArgumentParser:
         "--store", metavar="URI", default=argparse.SUPPRESS, help="the MLflow store"
     )
 
+    # DeepSpeed's launcher adds this option.
+    anywhere.add_argument("--local_rank", help=argparse.SUPPRESS)
+
     studies = argparse.ArgumentParser(add_help=False)
     studies.add_argument(
         "--studies",
@@ -75,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="You can override any field of the YAML, for example --scale.workers=[1,2]"
         " --workload.budget.examples=100000 --algorithms.sync_sgd.workers=[2].",
     )
-    run.set_defaults(command=commands.run)
+    run.set_defaults(command=on_nodes(commands.run))
 
     sweep = verbs.add_parser(
         "sweep",
@@ -100,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="let other runs use this machine at the same time. Measured seconds are then meaningless",
     )
-    sweep.set_defaults(command=commands.sweep)
+    sweep.set_defaults(command=on_nodes(commands.sweep))
 
     for verb in (run, sweep):
         what = verb.add_mutually_exclusive_group(required=True)
@@ -143,7 +148,7 @@ def parser() -> argparse.ArgumentParser:
         help="a finished trial: its id or a unique prefix of it, as in the column `run` of"
         " `paceline results` and of the report",
     )
-    rerun.set_defaults(command=commands.rerun)
+    rerun.set_defaults(command=on_nodes(commands.rerun))
 
     results = verbs.add_parser(
         "results", parents=[anywhere], help="show the results of a benchmark, one row per trial"
@@ -181,6 +186,15 @@ def parser() -> argparse.ArgumentParser:
             metavar="PDF",
             help="the file of the report. Default: reports/output/NAME.pdf in PACELINE_HOME or in the"
             " current folder",
+        )
+    for verb in (run, sweep, rerun):
+        verb.add_argument(
+            "--wait-for-nodes",
+            type=float,
+            default=60.0,
+            metavar="SECONDS",
+            help="how long to wait for a node that a launcher has started and that is not there."
+            " Default: %(default)s",
         )
     for verb in (run, sweep, results, compare, report):
         verb.add_argument(
@@ -263,7 +277,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _told(error)
     if overrides and options.verb not in ("run", "sweep", "measure"):
         root.error(f"unknown option {overrides[0]}")
-    options.overrides = overrides
+    options.overrides, options.given = overrides, ordered
     for stream in (sys.stdout, sys.stderr):  # a terminal may lack a character of a table
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

@@ -28,7 +28,7 @@ from paceline.benchmarks.spec.benchmark import Trial
 from paceline.benchmarks.spec.reading import load_benchmark
 from paceline.benchmarks.trials.display import TerminalDisplay, console
 from paceline.benchmarks.trials.following import follow
-from paceline.lightning_modules.backend.launch import start_fork_server
+from paceline.lightning_modules.backend.local_ranks import start_fork_server
 from paceline.lightning_modules.backend.phases import TRAINING
 from paceline.reports.figures.look import COLOURS, MARKERS, STYLE, WIDTH, Look, legend
 

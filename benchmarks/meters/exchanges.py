@@ -22,7 +22,8 @@ from rich.console import Console
 from rich.table import Table
 from scipy.optimize import nnls
 
-from paceline.lightning_modules.backend.launch import Ranks, start_fork_server
+from paceline.lightning_modules.backend.launch import Ranks
+from paceline.lightning_modules.backend.local_ranks import start_fork_server
 from paceline.reports.measures.link import Link
 
 SIZES = [2**exponent for exponent in range(10, 25)]  # bytes

@@ -28,10 +28,12 @@ from scipy.stats import bootstrap
 from paceline.benchmarks.spec.benchmark import Benchmark, Trial
 from paceline.benchmarks.spec.reading import load_benchmark
 from paceline.benchmarks.trials.display import Display, TerminalDisplay, console
-from paceline.benchmarks.trials.runner import prepare, run_trial
+from paceline.benchmarks.trials.preparing import prepare
+from paceline.benchmarks.trials.runner import run_trial
 from paceline.benchmarks.trials.store import open_store
 from paceline.benchmarks.trials.tracking import BenchmarkRun
-from paceline.lightning_modules.backend.launch import Ranks, start_fork_server
+from paceline.lightning_modules.backend.launch import Ranks
+from paceline.lightning_modules.backend.local_ranks import start_fork_server
 
 WARM_UP = 20  # first steps, which are not measured
 CONFIGURATIONS = [("baseline", 1), ("sync_sgd", 2)]

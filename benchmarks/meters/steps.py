@@ -30,7 +30,8 @@ from scipy.stats import bootstrap
 from paceline.benchmarks.meters.overhead import plan
 from paceline.benchmarks.spec.benchmark import Trial
 from paceline.benchmarks.trials.display import TerminalDisplay, console
-from paceline.lightning_modules.backend.launch import Ranks, start_fork_server
+from paceline.lightning_modules.backend.launch import Ranks
+from paceline.lightning_modules.backend.local_ranks import start_fork_server
 from paceline.reports.measures.statistics import CONFIDENCE, Ratio
 
 BLOCK = 10  # steps

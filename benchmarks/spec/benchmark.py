@@ -52,6 +52,7 @@ class Trial:
         batch_size: the number of examples that a rank takes at each step.
         lr_factor: the factor by which the learning rates of the task are multiplied.
         precision, accumulate, clip_norm: as in `Scale`.
+        nodes: the number of nodes. Each has equally many of the workers.
         partition: how the training examples are divided among the replicas.
         fault: the fault that is injected.
     """
@@ -71,6 +72,7 @@ class Trial:
     precision: Literal[32, "bf16-mixed", "bf16"] = 32
     accumulate: int = 1
     clip_norm: float | None = None
+    nodes: int = 1
     own: Plugin | None = None
     partition: Partition = field(default_factory=Partition)
     fault: Fault = field(default_factory=Fault)
@@ -291,6 +293,7 @@ class Benchmark:
             precision=self.scale.precision,
             accumulate=self.scale.accumulate,
             clip_norm=self.scale.clip_norm,
+            nodes=self.scale.nodes_of(workers),
             partition=entry["partition"] or self.partition,
             fault=self.fault if self.fault.rank < workers else Fault(),
         )

@@ -74,6 +74,9 @@ class Scale:
             they are.
         threads: the number of CPU threads of each rank.
         accelerator: the hardware to train on. `auto` uses the GPUs if the machine has any.
+        nodes: the number of nodes. By default, it is the number that a launcher has started.
+        workers_per_node: the number of workers for which a node has room. A trial uses as few nodes as
+            have room for its workers, or all of them. The default is a GPU for each, or a core.
     """
 
     workers: list[int]
@@ -86,6 +89,20 @@ class Scale:
     clip_norm: float | None = None
     threads: int = 1
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    nodes: int | None = None
+    workers_per_node: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("nodes", "workers_per_node"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"scale.{name} must be at least 1, not {value}")
+
+    def nodes_of(self, workers: int) -> int:
+        """Returns the number of nodes for a trial on so many workers. Each has equally many of them."""
+        able = [n for n in range(1, (self.nodes or 1) + 1) if workers % n == 0]
+        room = self.workers_per_node or workers
+        return next((n for n in able if workers <= n * room), able[-1])
 
     def lr_factor(self, examples: int) -> float:
         """Returns the factor of the learning rate for updates that average so many examples."""

@@ -41,8 +41,9 @@ from paceline.benchmarks.sweeps.studies import Studies
 from paceline.benchmarks.trials.display import Display
 from paceline.benchmarks.trials.following import Stop, Watch
 from paceline.benchmarks.trials.lock import machine
+from paceline.benchmarks.trials.preparing import prepare
 from paceline.benchmarks.trials.rehearsal import rehearsed
-from paceline.benchmarks.trials.runner import Ended, prepare, run_trial
+from paceline.benchmarks.trials.runner import Ended, run_trial
 from paceline.benchmarks.trials.store import is_connection_lost
 from paceline.benchmarks.trials.tracking import BenchmarkRun, check_experiment
 from paceline.reports.measures.link import PRESETS

@@ -15,6 +15,7 @@ import torch
 import torch.distributed
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from paceline.benchmarks.nodes.cluster import current
 from paceline.benchmarks.spec.plugin import ConfigError
 from paceline.home import home
 
@@ -54,8 +55,9 @@ class Checkpoints:
             self.remove()
 
     def remove(self) -> None:
-        """Removes all checkpoints of the trial."""
+        """Removes all checkpoints of the trial, on all nodes."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        current().everywhere(shutil.rmtree, self.folder, True)
 
 
 def all_checkpoints() -> Path:
@@ -117,9 +119,11 @@ class Saving(Callback):
         before = [path for path in self.folder.glob("step_*") if path != partial]
         trainer.save_checkpoint(partial)
         torch.distributed.barrier()
-        if trainer.is_global_zero:
-            _sync(partial)
-            partial.rename(final)
+        if os.environ["LOCAL_RANK"] == "0":
+            # On a folder that nodes share, one of them is first.
+            with suppress(FileNotFoundError):
+                _sync(partial)
+                partial.rename(final)
             for path in before:
                 shutil.rmtree(path, ignore_errors=True)
         torch.distributed.barrier()  # nobody lists the folder meanwhile

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from paceline.benchmarks.nodes.cluster import current
 from paceline.benchmarks.spec.benchmark import Trial
 from paceline.benchmarks.trials.checkpoints import Saving
 from paceline.benchmarks.trials.display import Display
 from paceline.lightning_modules.backend.launch import Ranks
 
 Watch = Callable[[dict[str, float]], None]
-Rank = Callable[[Trial, Any], dict[str, Any]]
+Rank = Callable[[Trial, Any], Any]
 
 
 class Stop(Exception):
@@ -42,6 +43,20 @@ def train(
     return run_rank(trial, report, [Saving(folder)] if folder else [], start)
 
 
+def ranks_of(trial: Trial, rank: Rank, log: Path) -> Ranks:
+    """Starts the ranks of a trial on the nodes that it needs.
+
+    Args:
+        trial: the trial.
+        rank: the function that each rank runs.
+        log: the file for the output of the ranks.
+
+    Raises:
+        NodeLost: if there are fewer nodes than the trial needs.
+    """
+    return Ranks(trial.workers, rank, trial, log=log, nodes=current().usable(trial.nodes))
+
+
 def follow(
     trial: Trial, log: Path, display: Display, on_point: Watch, rank: Rank = train
 ) -> dict[int, dict[str, Any]]:
@@ -57,11 +72,12 @@ def follow(
 
     Raises:
         RankFailed: if a rank died, raised an error or hung.
+        NodeLost: if there are fewer nodes than the trial needs.
         Stop: if `on_point` raised it.
     """
     steps = 0
     results: dict[int, dict[str, Any]] = {}
-    with Ranks(trial.workers, rank, trial, log=log) as ranks:
+    with ranks_of(trial, rank, log) as ranks:
         for number, kind, value in ranks.messages():
             if kind == "result":
                 results[number] = value

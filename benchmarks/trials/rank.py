@@ -36,7 +36,7 @@ from paceline.datasets.batches import with_batches
 from paceline.lightning_modules.backend import randomness
 from paceline.lightning_modules.backend.algorithm import Algorithm
 from paceline.lightning_modules.backend.precision import convert
-from paceline.lightning_modules.backend.strategy import DeepSpeedBackend, keep_off_gpus
+from paceline.lightning_modules.backend.strategy import DeepSpeedBackend, devices_of, keep_off_gpus
 from paceline.lightning_modules.backend.trainer_view import TrainerView
 from paceline.lightning_modules.backend.wrapped import batch_hooks
 
@@ -137,15 +137,19 @@ def run_rank(
     if built.test is not None:
         algorithm.test_rows = evaluated_by_rank(built.test)
         algorithm.test_batches = with_batches(built.test, algorithm.test_rows)
-    if trial.accelerator == "cpu":
+    on_node = int(os.environ["LOCAL_WORLD_SIZE"])
+    gpus = 0 if trial.accelerator == "cpu" else torch.cuda.device_count()
+    if not gpus:
         keep_off_gpus()
-    backend = DeepSpeedBackend(layout, trial.zero_stage, trial.clip_norm)
+    devices = devices_of(on_node, gpus)
+    backend = DeepSpeedBackend(layout, trial.zero_stage, trial.clip_norm, devices)
     first = np.arange(min(row_count(validation), PREDICTED_ROWS if rows is None else rows))
     to_predict = with_batches(validation, batches_of(first, evaluation_batch))
     meter = Meter(backend, trial.batch_size, to_predict, report)
     trainer = Trainer(
-        accelerator=trial.accelerator,
-        devices=trial.workers,
+        accelerator=devices[0].type,
+        devices=len(set(devices)) if gpus else on_node,  # Lightning counts a GPU once
+        num_nodes=layout.world_size // on_node,
         strategy=backend,
         max_epochs=steps // every,
         accumulate_grad_batches=trial.accumulate,
@@ -174,6 +178,8 @@ def run_rank(
     clock, ledger = backend.clock, backend.ledger
     result = {
         "device": clock.device.type,
+        "node": os.uname().nodename,
+        "process_group": torch.distributed.get_backend(),
         "steps": trainer.global_step,
         "replicas": layout.replicas,
         "phases": clock.seconds,

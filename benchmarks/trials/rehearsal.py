@@ -10,6 +10,7 @@ whole lines are appended, so several processes can share the file.
 
 import inspect
 import re
+import shutil
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -21,13 +22,15 @@ from typing import Any, cast
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from paceline.benchmarks.nodes.cluster import current
 from paceline.benchmarks.spec.benchmark import Trial
 from paceline.benchmarks.spec.settings import Budget, Fault, Target
 from paceline.benchmarks.trials.checkpoints import Saving, all_checkpoints
 from paceline.benchmarks.trials.display import Display
+from paceline.benchmarks.trials.following import ranks_of
 from paceline.home import home
 from paceline.lightning_modules.backend.algorithm import Algorithm
-from paceline.lightning_modules.backend.launch import RankFailed, Ranks
+from paceline.lightning_modules.backend.launch import RankFailed
 from paceline.lightning_modules.backend.wrapped import bare
 
 STEPS = 2
@@ -124,9 +127,12 @@ def _rehearse(trial: Trial) -> None:
     with TemporaryDirectory(dir=all_checkpoints()) as folder:  # there is room for a checkpoint
         log = Path(folder) / "ranks.log"
         rank = partial(perform, folder=Path(folder))
-        with Ranks(trial.workers, rank, shortened(trial), log=log) as ranks:
-            for _ in ranks.messages():
-                pass
+        try:
+            with ranks_of(shortened(trial), rank, log) as ranks:
+                for _ in ranks.messages():
+                    pass
+        finally:
+            current().everywhere(shutil.rmtree, folder, True)
 
 
 def _place(trial: Trial, details: str) -> str:

@@ -3,7 +3,6 @@
 import math
 import random
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,16 +15,15 @@ import pandas as pd
 from mlflow.tracking import MlflowClient
 from numpy.typing import NDArray
 
+from paceline.benchmarks.nodes.remote import NodeLost
 from paceline.benchmarks.spec.benchmark import Benchmark, Trial
-from paceline.benchmarks.spec.suitable import data_fingerprint, description, prepared
-from paceline.benchmarks.trials.checkpoints import Checkpoints, remove_old, saving_interval
+from paceline.benchmarks.trials.checkpoints import Checkpoints
 from paceline.benchmarks.trials.conditions import Conditions
 from paceline.benchmarks.trials.display import Display
-from paceline.benchmarks.trials.environment import facts, revision
 from paceline.benchmarks.trials.following import Rank, Stop, Watch, follow, train
 from paceline.benchmarks.trials.lock import machine
+from paceline.benchmarks.trials.preparing import prepare
 from paceline.benchmarks.trials.rehearsal import RESULTS, rehearsed
-from paceline.benchmarks.trials.room import check_room
 from paceline.benchmarks.trials.tracking import BenchmarkRun, check_experiment, finished_trials
 from paceline.lightning_modules.backend.launch import RankFailed
 from paceline.reports.measures.scoring import score
@@ -44,33 +42,6 @@ class Outcome:
     ran: int
     failed: int
     left_out: int = 0
-
-
-def prepare(trials: Sequence[Trial], display: Display) -> dict[str, Any]:
-    """Prepares the data of trials on one workload and returns what their records have in common.
-
-    Returns:
-        A dictionary with `facts`, which are part of a trial's identity, and with `environment` and
-        `data`, which describe the machine, the code and the data of the trials.
-
-    Raises:
-        ConfigError: if the trials cannot run on this machine, or if their classes do not fit.
-        DataError: if the data cannot be used.
-    """
-    check_room(trials)
-    saving_interval()
-    remove_old()
-    for name, hooks in trials[0].workload.hooks_not_called.items():
-        display.note(f"{name}: not called: {', '.join(hooks)}")
-    display.note(f"preparing the data of {trials[0].workload.name}")
-    data = prepared(trials)
-    known = facts(data_fingerprint(data))
-    environment = {name: known[name] for name in ("versions", "hardware")}
-    return {
-        "facts": known,
-        "environment": {**environment, "revision": revision()},
-        "data": description(data) | {"fingerprint": known["data"]},
-    }
 
 
 def run(
@@ -227,6 +198,9 @@ def run_trial(
             if kept:
                 kept.after_failure(for_next=kind == "trial" and error.error not in RESULTS)
             return Ended(parent.outbox.id_of(run_id), curve, str(error), error.error)
+        except NodeLost as error:
+            parent.fail(run_id, str(error))
+            return Ended(parent.outbox.id_of(run_id), curve, str(error), "NodeLost")
         except Stop as stop:
             if kept:
                 kept.remove()

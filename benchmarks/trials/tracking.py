@@ -79,7 +79,7 @@ class BenchmarkRun:
         name: the name of the benchmark and of its experiment.
         benchmark_id: the identity of the benchmark. An existing run with this identity is continued.
         about: what the records of its trials have in common, the result of
-            `paceline.benchmarks.trials.runner.prepare`.
+            `paceline.benchmarks.trials.preparing.prepare`.
         note: a function that is called with a message when the store stops answering and when it answers
             again.
 

@@ -1,52 +1,20 @@
-"""Starts the ranks of a trial from a fork server and reports how each rank ended."""
+"""Starts the ranks of a trial, on one or several nodes, and reports how each rank ended."""
 
-import multiprocessing
 import os
 import signal
-import threading
+import socket
 import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
-from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-# Modules that DeepSpeed imports when it makes an engine of ZeRO 1 to 3. It takes seconds in every rank.
-LATE_IMPORTS = (
-    "torch._inductor",
-    "torch._dynamo.convert_frame",
-    "deepspeed.runtime.zero.muon.original_muon",
-    "deepspeed.runtime.superoffload.superoffload_stage3",
-)
-
-# For glibc: keep freed memory. By default, glibc gets every block of 32 MiB or more anew from the kernel.
-# Page faults then take half the time of an all-gather of 16 MB. A process reads both variables when it
-# starts, so they must be set before the fork server starts.
-ENVIRONMENT = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
-}
-
+from paceline.lightning_modules.backend.local_ranks import Failure, Message, Order, ThisMachine
 
 # This variable sets the seconds without a sign of life after which ranks count as hung. By default, 600.
 SILENCE = "PACELINE_HUNG_AFTER_S"
-LIFE_S = 1.0  # seconds between two checks whether a rank has used the CPU
-WORKED = 0.02  # the part of that time for which a working rank uses the CPU
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a rank ended without a result."""
-
-    rank: int
-    reason: str
-    time: float
-    details: str = ""
-    error: str = ""
 
 
 class RankFailed(RuntimeError):
@@ -62,88 +30,50 @@ class RankFailed(RuntimeError):
         self.details, self.error = failure.details, failure.error
 
 
-def _follow_parent(connection: Connection) -> None:
-    """Ends this process as soon as its parent has ended, for whatever reason."""
-    try:
-        connection.recv()  # the parent sends nothing, so this returns only when its end is closed
-    except EOFError:
-        os._exit(1)
+class Source(Protocol):
+    """Where messages come from: a rank of this machine, or another node.
 
-
-def _show_life(report: Callable[[str, Any], None]) -> None:
-    """Reports to the parent that this process is working, as long as it uses the CPU.
-
-    A setup may take hours without any other report. A rank that waits for others does not use the CPU. If
-    all ranks wait, none of them reports.
+    Attributes:
+        ranks: the ranks whose messages `received` still has to return.
+        connection: what it receives them from.
     """
-    before = time.process_time()
-    while True:
-        time.sleep(LIFE_S)
-        spent = time.process_time() - before
-        before += spent
-        if spent > WORKED * LIFE_S:
-            report("alive", None)
+
+    ranks: set[int]
+    connection: Connection
+
+    def received(self) -> Message:
+        """Returns the next message. A broken connection is a 'failure'."""
 
 
-def _rank_main(
-    target: Callable[..., Any],
-    arguments: tuple[Any, ...],
-    environment: dict[str, str],
-    log: Path | None,
-    connection: Connection,
-    lifeline: Connection,
-) -> None:
-    """Runs `target(*arguments, report)` in a rank and reports its result or its failure."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when a trial ends
-    threading.Thread(target=_follow_parent, args=(lifeline,), daemon=True).start()
-    if log is not None:
-        with log.open("ab") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-    os.environ.update(environment)
-    rank = int(environment["RANK"])
+class Started(Protocol):
+    """The ranks that one order has started on a node."""
 
-    lock = threading.Lock()
+    @property
+    def sources(self) -> Sequence[Source]: ...
 
-    def report(kind: str, value: Any) -> None:
-        with lock:
-            connection.send((kind, value))
-
-    def fail(error: BaseException | None) -> None:
-        name = type(error).__name__
-        reason = f"raised {name}: {error}".splitlines()[0]
-        details = "".join(traceback.format_exception(error))
-        report("failure", Failure(rank, reason, time.time(), details, name))
-
-    threading.Thread(target=_show_life, args=(report,), daemon=True).start()
-    # Otherwise, a rank that waits for a thread that has raised would wait forever.
-    threading.excepthook = lambda raised: fail(raised.exc_value)
-    try:
-        report("result", target(*arguments, report))
-    except BaseException as error:
-        fail(error)
+    def end(self) -> None:
+        """Ends all ranks."""
 
 
-def start_fork_server(*modules: str) -> None:
-    """Starts the fork server, which imports `modules` once for all ranks while the caller continues.
+class Node(Protocol):
+    """A machine on which ranks can be started.
 
-    If the fork server is already running, nothing happens.
+    Attributes:
+        interface: the name of the network interface that leads to the other nodes, if there are any.
     """
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    # All ranks iterate over a set of strings in the same order, also in a repetition. Programs such as
-    # tox draw a seed for every command, so a seed that is set already is replaced.
-    os.environ["PYTHONHASHSEED"] = "0"
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*modules, *LATE_IMPORTS])
-    forkserver.ensure_running()
+
+    @property
+    def interface(self) -> str | None: ...
+
+    def start(self, order: Order, log: Path | None, store: int) -> Started:
+        """Starts ranks, see `ThisMachine.start`."""
 
 
 class Ranks:
     """The running ranks of one trial. Used as a context manager, it ends all ranks with the block.
 
-    Each rank has the same environment variables as under torchrun. Lightning's cluster environments and
-    `target` therefore work as they do there.
+    Each rank has the same environment variables as under torchrun. Lightning's cluster environment and
+    `target` therefore work as they do there. Consecutive ranks are on the same node.
 
     Args:
         world_size: the number of ranks.
@@ -151,6 +81,10 @@ class Ranks:
             the result of the rank. `report(kind, value)` sends a message to the parent.
         arguments: the first arguments of `target`.
         log: a file for the output of the ranks.
+        nodes: the nodes to start them on, equally many on each. By default, it is this machine.
+
+    Raises:
+        ValueError: the ranks cannot be divided among the nodes.
     """
 
     def __init__(
@@ -159,47 +93,47 @@ class Ranks:
         target: Callable[..., Any],
         *arguments: Any,
         log: Path | None = None,
+        nodes: Sequence[Node] = (ThisMachine(),),
     ) -> None:
         # Imported here, so that the fork server can be started before this process imports torch.
         from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+        each, left = divmod(world_size, len(nodes))
+        if left:
+            raise ValueError(f"{world_size} ranks cannot be divided among {len(nodes)} nodes")
         # The parent holds the rendezvous store, on a port that the kernel chose. So no other process
-        # can take the port between a search for a free port and its use.
+        # can take the port between a search for a free port and its use. Given only an address, the
+        # store would listen on every interface.
+        listening = socket.create_server(("127.0.0.1", 0))
         self._store = TCPStore(
-            "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(minutes=5)
+            "127.0.0.1",
+            listening.getsockname()[1],
+            is_master=True,
+            wait_for_workers=False,
+            timeout=timedelta(minutes=5),
+            master_listen_fd=listening.detach(),
         )
-        context = multiprocessing.get_context("forkserver")
-        self._connections: list[Connection] = []
-        self._lifelines: list[Connection] = []
-        self.processes: list[Any] = []
-        environment = {
-            "WORLD_SIZE": str(world_size),
-            "LOCAL_WORLD_SIZE": str(world_size),
-            "GROUP_RANK": "0",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(self._store.port),
-            "TORCHELASTIC_RUN_ID": "paceline",
-            "TORCHELASTIC_RESTART_COUNT": "0",
-            "TORCHELASTIC_USE_AGENT_STORE": "True",
-        }
+        self._started: list[Started] = []
         try:
-            with _interrupted_later():  # or an interrupted start could leave a rank
-                for rank in range(world_size):
-                    own = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-                    ours, theirs = context.Pipe(duplex=False)
-                    end, lifeline = context.Pipe(duplex=False)
-                    process = context.Process(
-                        target=_rank_main,
-                        args=(target, arguments, own, log, theirs, end),
-                        name=f"rank {rank}",
-                        daemon=True,
-                    )
-                    process.start()
-                    theirs.close()
-                    end.close()
-                    self._connections.append(ours)
-                    self._lifelines.append(lifeline)
-                    self.processes.append(process)
+            for number, node in enumerate(nodes):
+                shared = {
+                    "WORLD_SIZE": str(world_size),
+                    "LOCAL_WORLD_SIZE": str(each),
+                    "GROUP_RANK": str(number),
+                    "GROUP_WORLD_SIZE": str(len(nodes)),
+                    "TORCHELASTIC_RUN_ID": "paceline",
+                    "TORCHELASTIC_RESTART_COUNT": "0",
+                    "TORCHELASTIC_USE_AGENT_STORE": "True",
+                }
+                if len(nodes) > 1 and node.interface:
+                    for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+                        shared[variable] = os.environ.get(variable) or node.interface
+                environments = [
+                    shared | {"RANK": str(number * each + local), "LOCAL_RANK": str(local)}
+                    for local in range(each)
+                ]
+                order = Order(environments, target, arguments)
+                self._started.append(node.start(order, log, self._store.port))
         except BaseException:
             self.__exit__()
             raise
@@ -208,14 +142,10 @@ class Ranks:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in self.processes:
-            process.kill()
-        for process in self.processes:
-            process.join()
-        for connection in [*self._connections, *self._lifelines]:
-            connection.close()
+        for started in self._started:
+            started.end()
 
-    def messages(self, silence_s: float | None = None) -> Iterator[tuple[int, str, Any]]:
+    def messages(self, silence_s: float | None = None) -> Iterator[Message]:
         """Yields the reports of the ranks as (rank, kind, value) until each rank has sent its 'result'.
 
         Args:
@@ -229,10 +159,12 @@ class Ranks:
         """
         if silence_s is None:
             silence_s = float(os.environ.get(SILENCE, 600))
-        open_connections = dict(enumerate(self._connections))
+        sources: dict[Any, Source] = {
+            source.connection: source for started in self._started for source in started.sources
+        }
         failures: list[Failure] = []
-        while open_connections:
-            ready = wait(open_connections.values(), timeout=0.5 if failures else silence_s)
+        while sources:
+            ready = wait(sources, timeout=0.5 if failures else silence_s)
             if not ready and not failures:
                 failures.append(
                     Failure(
@@ -244,53 +176,20 @@ class Ranks:
                 )
             if not ready or (failures and time.time() - failures[0].time > 5):
                 break
-            for rank, connection in list(open_connections.items()):
-                if connection not in ready:
-                    continue
-                try:
-                    kind, value = connection.recv()
-                except (EOFError, ConnectionResetError):
-                    failures.append(self._death(rank))
-                    kind = "failure"
-                else:
-                    if kind == "failure":
-                        failures.append(value)
-                    elif kind != "alive":
-                        yield rank, kind, value
-                if kind in ("result", "failure"):
-                    del open_connections[rank]
+            for connection in ready:
+                source = sources[connection]
+                rank, kind, value = source.received()
+                if kind == "failure":
+                    failures.append(value)
+                elif kind != "alive":
+                    yield rank, kind, value
+                if not source.ranks:
+                    del sources[connection]
         if failures:
             # The time of a death is unknown. If a rank was killed, that counts as the first cause.
             raise RankFailed(
                 min(failures, key=lambda failure: (failure.details != "", failure.time))
             )
-
-    def _death(self, rank: int) -> Failure:
-        process = self.processes[rank]
-        process.join(5)
-        code = process.exitcode
-        if code is not None and code < 0:
-            return Failure(rank, f"was killed by {signal.Signals(-code).name}", time.time())
-        return Failure(rank, f"exited with status {code} and no result", time.time())
-
-
-@contextmanager
-def _interrupted_later() -> Iterator[None]:
-    """Delays an interruption by SIGINT or SIGTERM until the end of the block."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda caught, _: came.append(caught)) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
-        # Even if the block failed: a signal to a group of processes ends the fork server first.
-        for signal_number in came:
-            signal.raise_signal(signal_number)
 
 
 @contextmanager

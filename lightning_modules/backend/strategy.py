@@ -11,8 +11,9 @@ from paceline.lightning_modules.backend.replica import ReplicaStrategy
 # ruff: isort: split
 import deepspeed
 import torch
-from deepspeed.accelerator import get_accelerator, set_accelerator
+from deepspeed.accelerator import set_accelerator
 from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.utilities.seed import reset_seed
 from pytorch_lightning import Trainer
 from pytorch_lightning.strategies import DDPStrategy
@@ -32,6 +33,11 @@ from paceline.lightning_modules.backend.state import (
     tensors,
     trained,
 )
+
+
+def devices_of(ranks: int, gpus: int) -> list[torch.device]:
+    """Returns the device of each rank of a node. Several ranks may share a GPU."""
+    return [torch.device("cuda", i % gpus) if gpus else torch.device("cpu") for i in range(ranks)]
 
 
 def keep_off_gpus() -> None:
@@ -54,6 +60,7 @@ class DeepSpeedBackend(ReplicaStrategy):
         layout: how the ranks are divided into replicas.
         zero_stage: the stage of ZeRO inside a replica, 0 to 3.
         clip_norm: the largest norm of the gradient of a replica, or None for any.
+        devices: the device of each rank of this node. By default, Lightning chooses them.
         timeout: how long a collective operation may wait for the other ranks.
 
     Raises:
@@ -67,9 +74,11 @@ class DeepSpeedBackend(ReplicaStrategy):
         layout: Layout,
         zero_stage: int = 0,
         clip_norm: float | None = None,
+        devices: list[torch.device] | None = None,
         timeout: timedelta = timedelta(minutes=30),
     ) -> None:
         super().__init__(
+            parallel_devices=devices,
             config={
                 "zero_allow_untested_optimizer": True,
                 "zero_optimization": {"stage": zero_stage, "overlap_comm": False},
@@ -81,17 +90,13 @@ class DeepSpeedBackend(ReplicaStrategy):
             },
             timeout=timeout,
             precision_plugin=OwnPrecision(),
+            # Lightning would find the launcher that has started the parent, such as SLURM.
+            cluster_environment=TorchElasticEnvironment(),
         )
         self.layout, self.zero_stage, self.clip_norm = layout, zero_stage, clip_norm
         self.ledger = Ledger()
         self.reduction: Reduction | None = None
         self._random_state: dict[str, Any] | None = None
-
-    @property
-    def root_device(self) -> torch.device:
-        if get_accelerator().device_name() == "cuda":
-            return torch.device("cuda", self.local_rank % torch.cuda.device_count())
-        return torch.device("cpu")
 
     def setup_environment(self) -> None:
         # Lightning's DeepSpeed strategy only adds a check here, which allows CUDA alone.
@@ -118,7 +123,8 @@ class DeepSpeedBackend(ReplicaStrategy):
         super().setup(trainer)
 
     def _get_process_group_backend(self) -> str:
-        shared = self.root_device.type == "cuda" and self.num_processes > torch.cuda.device_count()
+        devices = self.parallel_devices or []
+        shared = self.root_device.type == "cuda" and len(set(devices)) < len(devices)
         return "gloo" if shared else super()._get_process_group_backend()
 
     def _setup_model_and_optimizer(

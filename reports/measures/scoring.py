@@ -94,18 +94,30 @@ def score(curve: pd.DataFrame, target_loss: float | None) -> dict[str, float]:
 
 def disturbed(record: dict[str, Any]) -> bool:
     """Whether other programs took more than `OTHERS` of the cores that the ranks of a trial needed."""
-    trial, cores = record["trial"], record["environment"]["hardware"]["cores"]
-    free = max(0, cores - trial["workers"] * trial["threads"])
+    # What else ran is observed on the first node alone.
+    cores = record["environment"]["hardware"]["cores"]
+    free = max(0, cores - _workers_on_node(record) * record["trial"]["threads"])
     others = record.get("conditions", {}).get("others_cores", 0.0)  # older records have none
     return bool(others > free + OTHERS)
 
 
 def oversubscribed(record: dict[str, Any]) -> bool:
-    """Whether the ranks of a trial had to share cores or GPUs.
+    """Whether the ranks of a trial had to share cores or GPUs on a node.
 
     The wall-clock speedup of such a trial says nothing.
     """
-    trial, hardware = record["trial"], record["environment"]["hardware"]
+    workers, environment = _workers_on_node(record), record["environment"]
+    used = {rank.get("node") for rank in record["result"].get("ranks", [])}
+    others = environment.get("others", {})  # records of one node have none
+    machines = [environment["hardware"], *(others[name] for name in used & set(others))]
     if record["result"]["device"] == "cuda":
-        return bool(trial["workers"] > len(hardware["gpus"]))
-    return bool(trial["workers"] * trial["threads"] > hardware["cores"])
+        return bool(workers > min(len(machine["gpus"]) for machine in machines))
+    return bool(
+        workers * record["trial"]["threads"] > min(machine["cores"] for machine in machines)
+    )
+
+
+def _workers_on_node(record: dict[str, Any]) -> int:
+    """Returns the number of workers of a trial on each of its nodes."""
+    trial = record["trial"]
+    return int(trial["workers"] // trial.get("nodes", 1))  # older records have one node

@@ -177,8 +177,10 @@ def _reached(results: Results) -> str:
 
 def scope(results: Results) -> str:
     """The scope of the answer: model, data, machine, link and tuning."""
-    config, hardware = results.benchmark["benchmark"], results.benchmark["environment"]["hardware"]
-    data = results.benchmark["data"]
+    config, environment = results.benchmark["benchmark"], results.benchmark["environment"]
+    data, hardware = results.benchmark["data"], environment["hardware"]
+    others = environment.get("others", {})  # a run on one node has none
+    on_nodes = f", on each of {len(others) + 1} nodes" if others else ""
     model = config["workload"]["task"]["name"].rpartition(":")[2]
     gpus = f"{listed(hardware['gpus'])}" if hardware["gpus"] else "no GPU"
     kinds = " and ".join(times.how for times in timings(results))
@@ -192,6 +194,6 @@ def scope(results: Results) -> str:
     return (
         f"This holds for {model} on {data['name']}{synthetic}, {data['train_rows']:,} rows to train, on"
         f" {listed(workers)} {'worker' if workers == [1] else 'workers'} of {hardware['cpu']},"
-        f" {counted(hardware['cores'], 'core')}, {gpus}, with times {kinds}, and {tuning}. It says"
-        " nothing about other models, data, machines or links."
+        f" {counted(hardware['cores'], 'core')}, {gpus}{on_nodes}, with times {kinds}, and {tuning}."
+        " It says nothing about other models, data, machines or links."
     )

@@ -29,6 +29,7 @@ def facts(results: Results) -> list[list[str]]:
         "Fault": _fault(config.get("fault")),
         "Seeds": listed(config["seeds"]),
         "Hardware": _hardware(environment["hardware"]),
+        "Other nodes": _other_nodes(environment),
         "Run": _run(results.records),
         "Versions": ", ".join(f"{k} {v}" for k, v in environment["versions"].items()),
         "Code": _revision(environment["revision"]),
@@ -174,6 +175,17 @@ def _hardware(hardware: dict[str, Any]) -> str:
         f"{hardware['cpu']}, {counted(hardware['cores'], 'core')}, {hardware['memory_gib']} GiB of"
         f" memory, {gpus}, {hardware['system']}"
     )
+
+
+def _other_nodes(environment: dict[str, Any]) -> str | None:
+    """The nodes besides the first one, with what differs. None if there are none."""
+    alike, differing = [], []
+    for name, hardware in environment.get("others", {}).items():
+        if hardware == environment["hardware"]:
+            alike.append(name)
+        else:
+            differing.append(f"{name} differs: {_hardware(hardware)}")
+    return "; ".join([f"{listed(alike)} of the same hardware"] * bool(alike) + differing) or None
 
 
 def _run(records: dict[str, dict[str, Any]]) -> str | None:

@@ -176,7 +176,8 @@ def test_no_rank_outlives_its_parent(tmp_path: Path, end: signal.Signals) -> Non
 
 
 WITHOUT_COMPILER = """
-from paceline.lightning_modules.backend.launch import Ranks, start_fork_server
+from paceline.lightning_modules.backend.launch import Ranks
+from paceline.lightning_modules.backend.local_ranks import start_fork_server
 
 if __name__ == "__main__":
     start_fork_server("tests.ranks", "tests.workload")

@@ -1,0 +1,71 @@
+"""Run on each of two nodes: trains every algorithm on both nodes and on one, and prints what it found."""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+from paceline.benchmarks.nodes.agent import serve
+from paceline.benchmarks.nodes.cluster import gathered
+from paceline.benchmarks.nodes.launcher import place
+from paceline.benchmarks.spec.benchmark import Trial
+from paceline.lightning_modules.backend.launch import Node, Ranks
+from paceline.lightning_modules.backend.local_ranks import ThisMachine, start_fork_server
+from tests.cases import ALGORITHMS, Case
+from tests.ranks import Plan, train
+
+CASES = [
+    *(Case("sync_sgd", 2, zero_stage=stage) for stage in range(4)),
+    *(Case(name, 2) for name in ALGORITHMS if name not in ("baseline", "sync_sgd")),
+]
+WIDTH, STEPS, WAIT_S = 20_000, 10, 60.0
+
+
+def sent_bytes() -> int:
+    """What this node has sent to the other, as its kernel counts it."""
+    for line in Path("/proc/net/dev").read_text().splitlines():
+        name, _, counters = line.partition(":")
+        if name.strip() == "eth0":
+            return int(counters.split()[8])
+    raise LookupError("there is no eth0")
+
+
+def run(trial: Trial, nodes: Sequence[Node]) -> list[dict[str, Any]]:
+    with Ranks(trial.workers, train, trial, Plan(), nodes=nodes) as ranks:
+        results = {rank: value for rank, kind, value in ranks.messages(60) if kind == "result"}
+    return [results[rank] for rank in sorted(results)]
+
+
+def main() -> None:
+    here = place()
+    assert here is not None
+    start_fork_server("paceline.benchmarks.trials.rank", "tests.ranks", "tests.workload")
+    if here.node:
+        sys.exit(serve(here, [], WAIT_S))
+    with gathered(here, [], WAIT_S) as cluster:
+        for case in CASES:
+            trial = case.trial(width=WIDTH, lr=0.001, nodes=2, steps=STEPS)
+            nodes = cluster.usable(2)
+            before = sent_bytes()
+            apart = run(trial, nodes)
+            kernel = sent_bytes() - before
+            together = run(trial, [ThisMachine()])
+            found = {
+                "case": str(case),
+                "asynchronous": trial.algorithm_class.asynchronous,
+                "same": [a["weights_sha256"] for a in apart]
+                == [t["weights_sha256"] for t in together],
+                "nodes": [a["node"] for a in apart],
+                "kernel": kernel,
+                "ledger": sum(row["wire_bytes"] for row in apart[0]["ledger"]),
+                "expected": [figures["expected_bytes_per_worker"] for figures in apart],
+            }
+            print(json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    main()
