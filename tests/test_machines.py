@@ -1,17 +1,16 @@
 """The machines that other tests use: they reach each other, are cut off, and leave nothing."""
 
-import contextlib
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 
 import psutil
 import pytest
 
 from tests import ROOT
 from tests.machines import Machines, machines
+from tests.processes import running, until
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -49,22 +48,6 @@ def send(
     two: Machines, sender: int = 0, to: str = "n2", timeout: int = 20
 ) -> "subprocess.CompletedProcess[str]":
     return two.run(sender, [sys.executable, "-c", SEND % (to, timeout)])
-
-
-def until(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def running(pids: Iterable[int]) -> list[int]:
-    found = []
-    for pid in pids:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-                found.append(pid)
-    return found
 
 
 def test_two_machines_reach_each_other_by_name_and_the_kernel_counts_what_they_send(two):
