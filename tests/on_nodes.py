@@ -1,4 +1,4 @@
-"""Run on each of two nodes: trains every algorithm on both nodes and on one, and prints what it found."""
+"""Run on each of two nodes, `on_nodes [CASE ...]`: trains on both and on one, and prints what it found."""
 
 import json
 import os
@@ -22,7 +22,7 @@ CASES = [
     *(Case("sync_sgd", 2, zero_stage=stage) for stage in range(4)),
     *(Case(name, 2) for name in ALGORITHMS if name not in ("baseline", "sync_sgd")),
 ]
-WIDTH, STEPS, WAIT_S = 20_000, 10, 60.0
+WIDTH, STEPS, WAIT_S = 60_000, 10, 60.0
 
 
 def sent_bytes() -> int:
@@ -42,27 +42,29 @@ def run(trial: Trial, nodes: Sequence[Node]) -> list[dict[str, Any]]:
 
 def main() -> None:
     here = place()
+    if here is not None and not here.first:
+        return
     assert here is not None
     start_fork_server("paceline.benchmarks.trials.rank", "tests.ranks", "tests.workload")
     if here.node:
         sys.exit(serve(here, [], WAIT_S))
+    chosen = [case for case in CASES if str(case) in sys.argv[1:]] or CASES
     with gathered(here, [], WAIT_S) as cluster:
-        for case in CASES:
+        for case in chosen:
             trial = case.trial(width=WIDTH, lr=0.001, nodes=2, steps=STEPS)
-            nodes = cluster.usable(2)
-            before = sent_bytes()
+            nodes, (other,) = cluster.usable(2), cluster.others
+            before = sent_bytes() + other.call(sent_bytes)
             apart = run(trial, nodes)
-            kernel = sent_bytes() - before
+            kernel = sent_bytes() + other.call(sent_bytes) - before
             together = run(trial, [ThisMachine()])
-            found = {
+            found: dict[str, Any] = {
                 "case": str(case),
                 "asynchronous": trial.algorithm_class.asynchronous,
                 "same": [a["weights_sha256"] for a in apart]
                 == [t["weights_sha256"] for t in together],
                 "nodes": [a["node"] for a in apart],
                 "kernel": kernel,
-                "ledger": sum(row["wire_bytes"] for row in apart[0]["ledger"]),
-                "expected": [figures["expected_bytes_per_worker"] for figures in apart],
+                "ledger": sum(row["wire_bytes"] for rank in apart for row in rank["ledger"]),
             }
             print(json.dumps(found), flush=True)
 
