@@ -276,10 +276,14 @@ def list_all(_: argparse.Namespace) -> int:
 
 
 def doctor(options: argparse.Namespace) -> int:
+    from itertools import chain
+
     from paceline.benchmarks.cli.doctor import run_checks
+    from paceline.benchmarks.cli.doctor_nodes import checks_of_nodes
+    from paceline.benchmarks.nodes.cluster import current
 
     failed = 0
-    for name, found, remedy in run_checks(options.store):
+    for name, found, remedy in chain(run_checks(options.store), checks_of_nodes(current())):
         failed += bool(remedy)
         console.print(f"{'PROBLEM' if remedy else 'ok':8}{name}: {found}", soft_wrap=True)
         if remedy:

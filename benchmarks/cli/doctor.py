@@ -19,11 +19,21 @@ from paceline.lightning_modules.backend.local_ranks import start_fork_server
 
 LEAST_FREE_GIB = 5
 Check = Callable[[], tuple[str, str | None]]
+# The name of a check, what it found, and the remedy. The remedy is None if there is no problem.
+Finding = tuple[str, str, str | None]
 
 
-def run_checks(uri: str) -> Iterator[tuple[str, str, str | None]]:
-    """Yields (name of the check, what it found, remedy). The remedy is None if there is no problem."""
-    checks: dict[str, Check] = {**CHECKS, "tracking": partial(_store, uri)}
+def run_checks(uri: str) -> Iterator[Finding]:
+    """Yields the findings of all checks on this machine."""
+    yield from _run(CHECKS | {"tracking": partial(_store, uri)})
+
+
+def checks_here() -> list[Finding]:
+    """Returns the findings of the checks on a node other than the first, which alone writes the store."""
+    return list(_run(CHECKS))
+
+
+def _run(checks: dict[str, Check]) -> Iterator[Finding]:
     for name, check in checks.items():
         try:
             yield name, *check()
@@ -42,7 +52,8 @@ def _hardware() -> tuple[str, str | None]:
     return f"{found['cores']} cores ({found['cpu']}), {found['memory_gib']} GiB, {gpus}", None
 
 
-def _all_reduce(report: Callable[[str, Any], None]) -> float:
+def all_reduce(report: Callable[[str, Any], None]) -> float:
+    """Sums a one over all ranks."""
     torch.distributed.init_process_group("gloo")
     tensor = torch.ones(1)
     torch.distributed.all_reduce(tensor)
@@ -54,7 +65,7 @@ def _all_reduce(report: Callable[[str, Any], None]) -> float:
 def _ranks() -> tuple[str, str | None]:
     make_ready()
     start_fork_server("paceline.lightning_modules.backend.strategy")
-    with Ranks(2, _all_reduce, log=Path(os.devnull)) as ranks:
+    with Ranks(2, all_reduce, log=Path(os.devnull)) as ranks:
         sums = {value for _, kind, value in ranks.messages(60) if kind == "result"}
     wrong = None if sums == {2.0} else "gloo does not reduce; check the loopback interface"
     return f"2 ranks all-reduce over gloo to {sums}", wrong

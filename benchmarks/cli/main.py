@@ -187,15 +187,6 @@ def parser() -> argparse.ArgumentParser:
             help="the file of the report. Default: reports/output/NAME.pdf in PACELINE_HOME or in the"
             " current folder",
         )
-    for verb in (run, sweep, rerun):
-        verb.add_argument(
-            "--wait-for-nodes",
-            type=float,
-            default=60.0,
-            metavar="SECONDS",
-            help="how long to wait for a node that a launcher has started and that is not there."
-            " Default: %(default)s",
-        )
     for verb in (run, sweep, results, compare, report):
         verb.add_argument(
             "--link",
@@ -235,7 +226,16 @@ def parser() -> argparse.ArgumentParser:
     doctor = verbs.add_parser(
         "doctor", parents=[anywhere], help="check that trials can run on this machine"
     )
-    doctor.set_defaults(command=commands.doctor)
+    doctor.set_defaults(command=on_nodes(commands.doctor))
+    for verb in (run, sweep, rerun, doctor):
+        verb.add_argument(
+            "--wait-for-nodes",
+            type=float,
+            default=60.0,
+            metavar="SECONDS",
+            help="how long to wait for a node that a launcher has started and that is not there."
+            " Default: %(default)s",
+        )
     return root
 
 

@@ -107,7 +107,8 @@ class RemoteRanks:
             rank, kind, value = self.node.receive()
         except NodeLost:
             rank, kind = min(self.ranks), "failure"
-            value = Failure(rank, f"was lost with its node, {self.node}", time.time())
+            reason = f"was lost with its node, {self.node}"
+            value = Failure(rank, reason, time.time(), error=NodeLost.__name__)
             self.ranks.clear()
         else:
             if kind == "failure":

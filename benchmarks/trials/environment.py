@@ -44,6 +44,22 @@ def facts(fingerprint: str) -> dict[str, Any]:
     }
 
 
+def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """Returns what another node has that is not as here: the code, the data, or packages.
+
+    Args:
+        ours: `code`, `versions` and perhaps `data`, as in `facts`, of this node.
+        theirs: the same of the other node.
+    """
+    named = {"code": "the code", "data": "the data"}
+    found = [name for fact, name in named.items() if theirs.get(fact) != ours.get(fact)]
+    return found + [
+        f"{package} {version} instead of {ours['versions'][package]}"
+        for package, version in theirs["versions"].items()
+        if version != ours["versions"][package]
+    ]
+
+
 def versions() -> dict[str, str]:
     """Returns the versions of Python and of the packages on which a figure may depend."""
     return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}

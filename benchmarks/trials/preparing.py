@@ -10,7 +10,7 @@ from paceline.benchmarks.spec.plugin import ConfigError
 from paceline.benchmarks.spec.suitable import data_fingerprint, description, prepared
 from paceline.benchmarks.trials.checkpoints import remove_old, saving_interval
 from paceline.benchmarks.trials.display import Display
-from paceline.benchmarks.trials.environment import facts, revision
+from paceline.benchmarks.trials.environment import differences, facts, revision
 from paceline.benchmarks.trials.room import check_room
 from paceline.datasets.reading.cache import DataError
 
@@ -77,14 +77,7 @@ class _OtherNodes:
             theirs, _ = node.call(_prepared_here, self.trials)
         except (ConfigError, DataError) as error:
             raise type(error)(f"{node}: {error}") from error
-        ours = self.about["facts"]
-        named = {"code": "the code", "data": "the data"}
-        found = [name for fact, name in named.items() if theirs[fact] != ours[fact]]
-        found += [
-            f"{package} {version} instead of {ours['versions'][package]}"
-            for package, version in theirs["versions"].items()
-            if version != ours["versions"][package]
-        ]
+        found = differences(self.about["facts"], theirs)
         here, hardware = self.about["environment"]["hardware"], theirs["hardware"]
         if self.late and hardware not in (here, *self.hardware.values()):
             found.append("the hardware, and it joined late")

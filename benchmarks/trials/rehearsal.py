@@ -23,6 +23,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from paceline.benchmarks.nodes.cluster import current
+from paceline.benchmarks.nodes.remote import NodeLost
 from paceline.benchmarks.spec.benchmark import Trial
 from paceline.benchmarks.spec.settings import Budget, Fault, Target
 from paceline.benchmarks.trials.checkpoints import Saving, all_checkpoints
@@ -77,6 +78,8 @@ def rehearsed(
         try:
             _rehearse(trial)
         except RankFailed as error:
+            if error.error == NodeLost.__name__:
+                raise  # no fault of the configuration
             outcome = f"{error}{_place(trial, error.details)}"
             if error.error not in RESULTS:
                 failed.add(identity)
