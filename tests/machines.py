@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,7 +23,11 @@ KEEP = """
 set -e
 ip link set lo up
 hostname "$1"
-[ -z "$2" ] || mount --bind "$2" /etc/hosts
+hosts=$(mktemp)
+printf '%s' "$2" >"$hosts"
+chmod 644 "$hosts"
+mount --bind "$hosts" /etc/hosts
+rm "$hosts"
 echo kept
 cat
 exec 2>/dev/null
@@ -35,9 +38,9 @@ kill -KILL $(find -L /proc/[0-9]*/ns/net -samefile /proc/$$/ns/net | cut -d/ -f3
 class _Kept:
     """Namespaces that last as long as a process in them."""
 
-    def __init__(self, name: str, hosts: Path | str) -> None:
+    def __init__(self, name: str, hosts: str) -> None:
         self.keeper = subprocess.Popen(
-            ["unshare", *NAMESPACES, "sh", "-c", KEEP, "sh", name, str(hosts)],
+            ["unshare", *NAMESPACES, "sh", "-c", KEEP, "sh", name, hosts],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -100,13 +103,13 @@ def _link(path: Path) -> str:
 class Machines:
     """Machines n1, n2, ..., which know each other by name. The first has number 0."""
 
-    def __init__(self, count: int, hosts: Path) -> None:
+    def __init__(self, count: int) -> None:
         self.names = [f"n{i + 1}" for i in range(count)]
         self.addresses = [f"10.77.0.{i + 1}" for i in range(count)]
         lines = zip(["127.0.0.1", *self.addresses], ["localhost", *self.names], strict=True)
-        hosts.write_text("".join(f"{address} {name}\n" for address, name in lines))
+        hosts = "".join(f"{address} {name}\n" for address, name in lines)
         self._started: list[subprocess.Popen[Any]] = []
-        self._switch = _Kept("switch", "")
+        self._switch = _Kept("switch", hosts)
         self._kept = [_Kept(name, hosts) for name in self.names]
 
     def _connect(self) -> None:
@@ -195,10 +198,9 @@ def need_machines() -> None:
 def machines(count: int) -> Iterator[Machines]:
     """So many machines, joined by one switch. They end with all that runs in them."""
     need_machines()
-    with tempfile.TemporaryDirectory(prefix="paceline-machines-") as folder:
-        made = Machines(count, Path(folder) / "hosts")
-        try:
-            made._connect()
-            yield made
-        finally:
-            made._end()
+    made = Machines(count)
+    try:
+        made._connect()
+        yield made
+    finally:
+        made._end()
