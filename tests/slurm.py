@@ -85,6 +85,7 @@ class Slurm:
             f"--seed-file={self.folder}/munge.seed",
             f"--log-file={self.folder}/munged.log",
         )
+        self._until((self.folder / "munge.socket").exists)
 
     def _start_daemon(self, node: int, program: str, *arguments: str) -> Path:
         output = self.folder / f"{program}-{self.machines.names[node]}.out"
