@@ -28,7 +28,8 @@ SlurmdLogFile={folder}/slurmd-%n.log
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
 SlurmdParameters=config_overrides
-SlurmdTimeout=5
+SlurmdTimeout=3
+MessageTimeout=5
 KillWait=3
 ReturnToService=2
 SchedulerParameters=batch_sched_delay=0,sched_interval=1
