@@ -1,4 +1,4 @@
-"""Run on each of two nodes, `on_nodes [CASE ...]`: trains on both and on one, and prints what it finds."""
+"""Run on each of two nodes, `on_nodes [CASE ...]`: trains on both and on one, and prints the result."""
 
 import json
 import os

@@ -179,13 +179,11 @@ def _hardware(hardware: dict[str, Any]) -> str:
 
 def _other_nodes(environment: dict[str, Any]) -> str | None:
     """The nodes besides the first one, with what differs. None if there are none."""
-    alike, differing = [], []
-    for name, hardware in environment.get("others", {}).items():
-        if hardware == environment["hardware"]:
-            alike.append(name)
-        else:
-            differing.append(f"{name} differs: {_hardware(hardware)}")
-    return "; ".join([f"{listed(alike)} of the same hardware"] * bool(alike) + differing) or None
+    here, others = environment["hardware"], environment.get("others", {})
+    parts = [f"{name} differs: {_hardware(own)}" for name, own in others.items() if own != here]
+    if alike := [name for name, own in others.items() if own == here]:
+        parts.insert(0, f"{listed(alike)}, with the same hardware")
+    return "; ".join(parts) or None
 
 
 def _run(records: dict[str, dict[str, Any]]) -> str | None:
