@@ -120,12 +120,13 @@ def test_a_gpu_where_there_is_none(told) -> None:
     )
 
 
-def test_more_workers_than_gpus(told, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_workers_than_gpus_on_several_nodes(told, monkeypatch: pytest.MonkeyPatch) -> None:
     facts = hardware() | {"gpus": ["a GPU"]}
     monkeypatch.setattr("paceline.benchmarks.trials.room.hardware", lambda: facts)
-    assert told("run", "small.yaml") == (
-        "2 workers take a GPU each, and there are 1 here; set scale.workers to at most 1, or"
-        " scale.accelerator to cpu"
+    monkeypatch.setattr("paceline.benchmarks.spec.settings.Scale.nodes_of", lambda *_: 2)
+    assert told("run", "small.yaml", "--scale.workers=[4]") == (
+        "2 workers on a node take a GPU each, and there are 1 here; set scale.workers to at most 2, or"
+        " scale.nodes to 1, where workers may share a GPU"
     )
 
 

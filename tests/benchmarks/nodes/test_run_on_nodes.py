@@ -116,11 +116,11 @@ class Command:
 
     def finish(self) -> None:
         """Starts the command again until it has nothing left to do."""
-        for _ in range(3):
+        deadline = time.monotonic() + 120 + 30 * CUTS
+        while self.processes[0].poll() != 0:
+            assert time.monotonic() < deadline, self.said()
             self.keep_running()
-            if self.processes[0].wait(200) == 0:
-                return
-        raise AssertionError(self.said())
+            time.sleep(0.1)
 
     def said(self) -> str:
         logs = sorted(self.checkout.folder.glob("n?.log"))
@@ -151,7 +151,7 @@ KINDS = (
 CUTS = int(os.environ.get("PACELINE_TEST_CUTS", 4))
 
 
-@pytest.mark.timeout(180 + 60 * CUTS)
+@pytest.mark.timeout(240 + 90 * CUTS)
 def test_no_finished_trial_is_lost_or_doubled_while_nodes_come_and_go(tmp_path):
     seeds, drawn = list(range(CUTS)), random.Random(1)
     longer = SPREAD.replace("examples: 8000", "examples: 100000")
