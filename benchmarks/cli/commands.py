@@ -63,9 +63,11 @@ def sweep(options: argparse.Namespace) -> int:
             studies,
             options.link,
             display,
-            options.share_machine,
+            options.share_machine or current().group > 0,
             options.keep_going,
         )
+    if current().group:
+        return 0  # the first group shows the results
     _conclude(client, f"{benchmark.name}-sweep", options.link, report, missing.retrains)
     if missing.studies:
         console.print(
@@ -141,7 +143,7 @@ def rerun(options: argparse.Namespace) -> int:
 
     client = open_store(options.store, create=False)
     with interruptible(), TerminalDisplay(console) as display:
-        outcome = rerun_trial(client, options.run_id, display)
+        outcome = rerun_trial(client, options.run_id, display, options.trust_recorded_code)
     console.print(comparison(outcome))
     return 0 if outcome.bitwise else 1
 

@@ -105,6 +105,13 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="let other runs use this machine at the same time. Measured seconds are then meaningless",
     )
+    sweep.add_argument(
+        "--nodes-per-trial",
+        type=int,
+        metavar="N",
+        help="divide the nodes into groups of N, each of which runs trials of its own at the same time."
+        " By default, all nodes are one group",
+    )
     sweep.set_defaults(command=on_nodes(commands.sweep))
 
     for verb in (run, sweep):
@@ -147,6 +154,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="RUN_ID",
         help="a finished trial: its id or a unique prefix of it, as in the column `run` of"
         " `paceline results` and of the report",
+    )
+    rerun.add_argument(
+        "--trust-recorded-code",
+        action="store_true",
+        help="run the text of your file as the store has recorded it, even if the file has changed."
+        " Whoever can write to the store can put any code there",
     )
     rerun.set_defaults(command=on_nodes(commands.rerun))
 

@@ -1,6 +1,7 @@
 """Commands that are started on every node of a cluster."""
 
 import argparse
+import os
 from collections.abc import Callable
 
 from paceline.home import make_ready
@@ -24,15 +25,21 @@ def on_nodes(command: Command) -> Command:
             return 0  # one process a node is enough
         from paceline.benchmarks.nodes.agent import serve
         from paceline.benchmarks.nodes.cluster import gathered
+        from paceline.benchmarks.nodes.groups import GROUP, divided, parents_of_other_groups
         from paceline.lightning_modules.backend.launch import interruptible
         from paceline.lightning_modules.backend.local_ranks import start_fork_server
 
         make_ready()
-        start_fork_server("paceline.benchmarks.trials.rank")
+        size = getattr(options, "nodes_per_trial", None)
+        group, own = divided(found, size)
         with interruptible():
-            if found.node:
-                return serve(found, options.given, options.wait_for_nodes)
-            with gathered(found, options.given, options.wait_for_nodes):
-                return command(options)
+            if own.node:
+                start_fork_server("paceline.benchmarks.trials.rank")
+                return serve(own, options.given, options.wait_for_nodes)
+            with gathered(own, options.given, options.wait_for_nodes, group):
+                if GROUP in os.environ:
+                    return command(options)
+                with parents_of_other_groups(found, size):
+                    return command(options)
 
     return on_node

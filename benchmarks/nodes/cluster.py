@@ -29,13 +29,15 @@ class Cluster:
     Attributes:
         expected: the number of nodes that the launcher has started.
         wait_s: how long to wait for a node that is not there.
+        group: the number of the group of nodes, if they are divided. This machine is in the first one.
     """
 
-    def __init__(self, expected: int = 1, wait_s: float = 0.0) -> None:
-        self.expected, self.wait_s = expected, wait_s
+    def __init__(self, expected: int = 1, wait_s: float = 0.0, group: int = 0) -> None:
+        self.expected, self.wait_s, self.group = expected, wait_s, group
         self._this = ThisMachine()
         self._others: dict[int, RemoteNode] = {}
         self._joined = threading.Condition()
+        self._given_up = False  # whether waiting was in vain, and no node has joined since
         self._check: Callable[[RemoteNode], None] = lambda node: None
 
     @property
@@ -46,8 +48,8 @@ class Cluster:
 
     @property
     def nodes(self) -> list[Node]:
-        """All nodes that are there. This machine is the first."""
-        return [self._this, *self.others]
+        """All nodes that are there. This machine is the first, if it is one of them."""
+        return [*([] if self.group else [self._this]), *self.others]
 
     def add(self, node: RemoteNode) -> None:
         """Adds a node that has joined. It replaces an earlier one of its number."""
@@ -55,6 +57,7 @@ class Cluster:
             if earlier := self._others.get(node.number):
                 shut(earlier.connection)  # its agent has lost it, so the parent will, too
             self._others[node.number] = node
+            self._given_up = False
             self._this.interface = interface_of(own_address(node.connection))
             self._joined.notify_all()
 
@@ -78,9 +81,10 @@ class Cluster:
         """Returns so many nodes to start ranks on. It waits for those that are not there.
 
         Raises:
-            NodeLost: if there are not so many in time.
+            NodeLost: if there are not so many in time. The next call then does not wait, unless a node
+                has joined meanwhile.
         """
-        until = time.monotonic() + self.wait_s
+        until = time.monotonic() + (0.0 if self._given_up else self.wait_s)
         while True:
             for node in self.others:
                 node.notice_loss()
@@ -89,6 +93,7 @@ class Cluster:
             if len(self.nodes) >= count:
                 return self.nodes[:count]
             if time.monotonic() > until:
+                self._given_up = True
                 there = f"{len(self.nodes)} of {self.expected} are there"
                 raise NodeLost(f"needs {count} nodes, and {there}")
             time.sleep(0.2)
@@ -118,20 +123,21 @@ def current() -> Cluster:
 
 
 @contextmanager
-def gathered(place: Place, command: list[str], wait_s: float) -> Iterator[Cluster]:
+def gathered(place: Place, command: list[str], wait_s: float, group: int = 0) -> Iterator[Cluster]:
     """Lets the other nodes join while the block runs. Only the parent calls this.
 
     Args:
         place: the place of this process.
         command: the arguments of the command. A node with other ones is refused.
         wait_s: how long to wait for a node that is not there.
+        group: the number of the group of nodes, if they are divided.
 
     Raises:
         ConfigError: if the port is in use, or if the secret cannot be used.
     """
     global _current
     key = secret(make=True)
-    cluster = Cluster(place.nodes, wait_s)
+    cluster = Cluster(place.nodes, wait_s, group)
     listening = _listening(place)
     welcome = Welcome(cluster.add, key, [place.job, *command])
     threading.Thread(target=welcome.accept, args=(listening,), daemon=True).start()

@@ -23,7 +23,7 @@ from paceline.benchmarks.spec.plugin import ConfigError
 from paceline.home import home
 
 SECRET, PORT = "PACELINE_SECRET", "PACELINE_PORT"
-SECRET_FILE = "nodes.secret"
+SECRET_FILE = "nodes.secret"  # noqa: S105, its name
 PORTS = range(20_000, 32_000)  # below those that Linux gives to clients
 HANDSHAKE_S = 5
 # A peer that does not answer for so long is gone, although nobody has closed the connection.

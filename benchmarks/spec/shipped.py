@@ -54,7 +54,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: if the file cannot be read or is not a mapping.
     """
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506, a safe loader
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):

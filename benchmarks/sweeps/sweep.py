@@ -19,6 +19,8 @@ from mlflow.tracking import MlflowClient
 from optuna.study import Study
 from optuna.trial import TrialState
 
+from paceline.benchmarks.nodes.cluster import current
+from paceline.benchmarks.nodes.remote import NodeLost
 from paceline.benchmarks.spec.benchmark import Benchmark, Trial
 from paceline.benchmarks.sweeps.handing_out import (
     REASON,
@@ -251,6 +253,8 @@ class _Work:
     ) -> Ended:
         configured = opened.plan.trial(drawn, seed)
         ended = run_trial(configured, self.parent, self.display, kind, opened.run_id, watch)
+        if ended.error == NodeLost.__name__:
+            raise NodeLost(ended.failure)  # the configuration is not to blame
         self.display.ended(configured.title, ended.summary)
         trial.set_user_attr(RUN_IDS, [*trial.user_attrs.get(RUN_IDS, []), ended.run_id])
         return ended
@@ -267,6 +271,7 @@ class _Work:
         while True:
             # Wait for the machine before drawing, so that the draw knows the result of the last trial.
             with nullcontext() if self.share_machine else machine(self.display):
+                current().usable(self.benchmark.scale.nodes or 1)  # before a trial is taken
                 try:
                     with self.studies.lock():
                         trial = hand_out(study, budget, draw, settings.sampler, self.studies.signs)
@@ -274,10 +279,13 @@ class _Work:
                         with self.studies.heartbeats(trial):
                             train(trial)
                         continue
-                except KeyboardInterrupt:
+                except (KeyboardInterrupt, NodeLost) as error:
                     with self.studies.lock():
                         take_back(study, self.studies.signs)
-                    raise
+                    if isinstance(error, KeyboardInterrupt):
+                        raise
+                    self.display.note(str(error))
+                    continue
                 except Exception as error:
                     if not is_connection_lost(error):
                         raise

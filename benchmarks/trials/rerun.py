@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from difflib import unified_diff
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from paceline.benchmarks.spec.benchmark import Trial
-from paceline.benchmarks.spec.suitable import data_fingerprint, prepared
+from paceline.benchmarks.spec.suitable import check_classes, data_fingerprint, prepared
 from paceline.benchmarks.trials.display import Display
 from paceline.benchmarks.trials.environment import facts
 from paceline.benchmarks.trials.following import follow
@@ -24,7 +25,7 @@ FIGURES = ["steps_to_target", "final_loss", "final_metric", "bytes_sent_per_work
 
 
 class CannotRerun(LookupError):
-    """The given run is not a finished trial."""
+    """The given run is not a finished trial, or its code is not to be run."""
 
 
 @dataclass(frozen=True)
@@ -53,19 +54,32 @@ class Rerun:
         return "bitwise equal" if self.bitwise else "not equal"
 
 
-def rerun(client: MlflowClient, run_id: str, display: Display) -> Rerun:
+def rerun(
+    client: MlflowClient, run_id: str, display: Display, trust_recorded_code: bool = False
+) -> Rerun:
     """Runs the trial of run `run_id` once more and stores the verdict as a tag of that run.
 
-    `run_id` may be the beginning of an id if no other trial's id begins with it.
+    Args:
+        client: a client of the MLflow store.
+        run_id: the id of the run, or its beginning if no other trial's id begins with it.
+        display: shows the progress.
+        trust_recorded_code: if True, the text of a user's file is run as it was recorded, even if the
+            local file holds another one. Whoever can write to the store can put any text there.
 
     Raises:
-        CannotRerun: if there is no such trial, if it did not finish, or if several ids begin with
-            `run_id`.
+        CannotRerun: if there is no such trial, if it did not finish, if several ids begin with `run_id`,
+            or if the recorded code is neither here nor trusted.
+        ConfigError: if a recorded class is not one that a trial may have.
         RankFailed: if the repetition failed.
     """
     run_id = _whole_id(client, run_id)
     record = _record(client, run_id)
     trial = Trial.from_record(record["trial"])
+    if not trust_recorded_code:
+        for plugin in (trial.workload.data, trial.workload.task, trial.own):
+            if plugin is not None and plugin.source is not None:
+                _check_code(Path(plugin.place), plugin.source)
+    check_classes(trial.workload.data, trial.workload.task)
     data = prepared([trial])
     with machine(display), TemporaryDirectory() as folder:
         display.trial(trial.title, 0, 1)
@@ -81,6 +95,24 @@ def rerun(client: MlflowClient, run_id: str, display: Display) -> Rerun:
     outcome = Rerun(run_id, figures, _causes(trial, record["facts"], facts(data_fingerprint(data))))
     client.set_tag(run_id, RERUN, outcome.verdict)
     return outcome
+
+
+def _check_code(file: Path, recorded: str) -> None:
+    """Raises `CannotRerun` if a local file does not hold the recorded text."""
+    try:
+        here = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        here = ""
+    if here == recorded:
+        return
+    lines = unified_diff(
+        here.splitlines(), recorded.splitlines(), str(file), "recorded", lineterm=""
+    )
+    difference = "\n".join(lines)
+    raise CannotRerun(
+        f"the record holds other code than {file}:\n{difference}\nrepeat the trial with"
+        " --trust-recorded-code to run the recorded code"
+    )
 
 
 def _whole_id(client: MlflowClient, beginning: str) -> str:

@@ -62,7 +62,12 @@ def test_a_rerun_repeats_the_text_that_was_run_whatever_is_in_the_file_now(
     checkout = finished.copy(tmp_path)
     rows = checkout.rows("my_model")
     run_id = next(row["run_id"] for row in rows if row["algorithm"] == "sync_sgd")
-    repeated = checkout.call("rerun", run_id)
+    refused = checkout.call("rerun", run_id)
+    assert refused.returncode == 2
+    assert "the record holds other code than" in refused.stderr
+    assert "-raise RuntimeError('changed')" in refused.stderr
+    assert "--trust-recorded-code" in refused.stderr.splitlines()[-1]
+    repeated = checkout.call("rerun", run_id, "--trust-recorded-code")
     assert repeated.returncode == 0, repeated.stderr
     assert "bitwise equal" in repeated.stdout
     assert "differs" not in repeated.stdout
