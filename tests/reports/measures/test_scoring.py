@@ -118,6 +118,19 @@ def test_ranks_are_too_many_where_their_threads_outnumber_the_cores_or_they_the_
     assert oversubscribed(record) is crowded
 
 
+@pytest.mark.parametrize(("cores", "crowded"), [(2, False), (1, True)])
+def test_ranks_are_too_many_for_a_node_by_the_cores_of_each(cores: int, crowded: bool) -> None:
+    record: dict[str, Any] = {
+        "trial": {"workers": 4, "threads": 1, "nodes": 2},
+        "environment": {
+            "hardware": {"cores": 2, "gpus": []},
+            "others": {"n2": {"cores": cores, "gpus": []}, "n3": {"cores": 1, "gpus": []}},
+        },
+        "result": {"device": "cpu", "ranks": [{"node": "n1"}] * 2 + [{"node": "n2"}] * 2},
+    }
+    assert oversubscribed(record) is crowded
+
+
 @pytest.mark.parametrize(
     ("workers", "others", "found"),
     [(2, 2.1, False), (2, 2.11, True), (4, 0.1, False), (4, 0.11, True), (8, 0.11, True)],
