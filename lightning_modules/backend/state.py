@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import torch
@@ -10,11 +10,19 @@ from torch import Tensor, nn
 
 Kind = Literal["weights", "frozen", "buffers", "counters"]
 Key = tuple[Kind, torch.dtype]
+NORM_BLOCK = 2**16  # numbers whose squares are added in float32
 
 
 def trained(model: nn.Module) -> list[nn.Parameter]:
-    """Returns the trained parameters. Tied parameters appear once. Frozen ones are left out."""
-    return [p for p in model.parameters() if p.requires_grad]
+    """Returns the trained parameters, in the order of `tensors(model, "weights")`.
+
+    Tied parameters appear once. Frozen ones are left out.
+    """
+    found: dict[torch.dtype, list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            found.setdefault(parameter.dtype, []).append(parameter)
+    return [parameter for group in found.values() for parameter in group]
 
 
 def groups(model: nn.Module, *kinds: Kind) -> dict[Key, list[Tensor]]:
@@ -118,9 +126,17 @@ class State:
         )
 
     def norm(self) -> float:
-        """Returns the Euclidean norm over all parts."""
-        squares = [part.double().square().sum() for part in self.parts.values()]
-        return math.sqrt(sum(square.item() for square in squares))
+        """Returns the Euclidean norm over all parts.
+
+        It is computed in blocks. A single sum in float32 would be wrong for large models, and a copy in
+        float64 would take several times as long as the rest of an exchange.
+        """
+        squares = 0.0
+        for part in self.parts.values():
+            dtype = torch.promote_types(part.dtype, torch.float32)
+            norms = torch._foreach_norm(part.split(NORM_BLOCK), dtype=dtype)
+            squares += torch.stack(norms).double().square().sum().item()
+        return math.sqrt(squares)
 
     def __add__(self, other: "State") -> "State":
         return self.map(torch.add, other)
@@ -135,6 +151,13 @@ class State:
 
     def __iadd__(self, other: "State") -> "State":
         return self.map(Tensor.add_, other)
+
+    def __imul__(self, factor: float) -> "State":
+        return self.map(lambda part: part.mul_(factor))
+
+    def move_towards(self, other: "State", share: float) -> None:
+        """Moves this state in place by a share of its distance to `other`."""
+        self.map(lambda part, aim: part.lerp_(aim, share), other)
 
     def __or__(self, other: "State") -> "State":
         """Returns a state with the parts of both. They must have no part in common."""
@@ -151,11 +174,23 @@ def pack(tensors: Iterable[Tensor]) -> Tensor:
     return torch.cat([torch.empty(0, dtype=torch.uint8), *parts])
 
 
+def unpacked(packed: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Returns packed tensors, given tensors of their shapes and dtypes. The inverse of `pack`.
+
+    They are views of `packed`, except where its bytes lie between the places of numbers of a dtype.
+    """
+    found = []
+    for tensor, part in zip(like, packed.split([tensor.nbytes for tensor in like]), strict=True):
+        if part.storage_offset() % tensor.element_size():
+            part = part.clone()
+        found.append(part.view(tensor.dtype).view_as(tensor))
+    return found
+
+
 def unpack(packed: Tensor, tensors: list[Tensor]) -> None:
-    """Overwrites `tensors` with packed tensors of the same shapes and dtypes. The inverse of `pack`."""
-    parts = packed.split([tensor.nbytes for tensor in tensors])
-    for tensor, part in zip(tensors, parts, strict=True):
-        tensor.copy_(part.clone().view(tensor.dtype).view_as(tensor))
+    """Overwrites `tensors` with packed tensors of the same shapes and dtypes."""
+    for tensor, part in zip(tensors, unpacked(packed, tensors), strict=True):
+        tensor.copy_(part)
 
 
 def as_bytes(tensor: Tensor) -> Tensor:
