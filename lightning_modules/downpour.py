@@ -1,12 +1,14 @@
 """Downpour: asynchronous SGD through a parameter server. The workers do not wait for each other.
 
-    worker i:   G_i <- G_i + grad L(x_i; B_i),   x_i <- optimizer(x_i, grad L(x_i; B_i))    every step
+    worker i:   g <- grad L(x_i; B_i),   G_i <- G_i + g                            every step
                 push G_i to every shard of the server, G_i <- 0                    every n_push steps
-                x_i <- the weights of all shards                                  every n_fetch steps
+                x_i <- the weights of all shards                                   every n_fetch steps
+                x_i <- optimizer(x_i, g)                                        at all other steps
     shard s:    w_s <- optimizer(w_s, G_i,s)                                       at every push
 
 Each rank trains in one thread and serves a shard in another. A shard holds some whole tensors of the
-model. Its optimizer is that of the workload, with the same parameter groups. The schedule of its
+model. A push and a fetch of the same step are one message to each shard and one message back. The
+optimizer of a shard is that of the workload, with the same parameter groups. The schedule of its
 learning rates is advanced by the mean number of steps that a worker has pushed. Buffers are pushed and
 fetched together with the weights. A push changes the buffer b_s of a shard by (b_i - b_s) / N, for N
 workers.
@@ -27,7 +29,9 @@ The weights of the server are evaluated.
 """
 
 import json
+import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +40,9 @@ from torch import Tensor
 
 from paceline.lightning_modules.backend.algorithm import Algorithm
 from paceline.lightning_modules.backend.layout import Layout
-from paceline.lightning_modules.backend.parameter_server import REQUEST_BYTES, ParameterServer
+from paceline.lightning_modules.backend.parameter_server import KIND_BYTES, ParameterServer
 from paceline.lightning_modules.backend.search import Choice, Integer
-from paceline.lightning_modules.backend.shard import READ
+from paceline.lightning_modules.backend.shard import FETCH, PUSH, READ
 from paceline.lightning_modules.backend.state import State, tensors
 from paceline.lightning_modules.backend.task import Task
 
@@ -88,9 +92,10 @@ class Downpour(Algorithm):
         self.recorded = None if replay is None else _schedules(Path(replay))
         self.drawn: list[int] = []
         self.waiting = False
-        self.accrued: State
+        self.accrued: list[Tensor] = []  # G_i; empty after a push
+        self.pause = ExitStack()  # of the optimizer of this worker
         self.server: ParameterServer
-        self.resumed: tuple[State, dict[str, Any], list[int]] | None = None
+        self.resumed: tuple[list[Tensor], dict[str, Any], list[int]] | None = None
 
     def tickets(self, rank: int, draw: Callable[[int], int]) -> Callable[[int], int]:
         recorded = self.recorded[rank]["tickets"] if self.recorded else None
@@ -113,7 +118,6 @@ class Downpour(Algorithm):
             self.backend.clock,
             replay=self.recorded[rank]["served"] if self.recorded else None,
         )
-        self.accrued = self.backend.state().weights.map(torch.zeros_like)
         if self.resumed is not None:
             self.accrued, state, served = self.resumed
             self.server.shard.load(state)
@@ -125,25 +129,36 @@ class Downpour(Algorithm):
         if self.waiting and self.backend.global_rank > 0:
             with self.backend.exchanging():
                 self.server.wait_for_release()
-                self._fetch()
+                self._request(FETCH)
             self.waiting = False
 
     def on_before_optimizer_step(self, _: Any) -> None:
-        if self.backend.stepping:
-            self.accrued += self.backend.gradients()
+        if not self.backend.stepping:
+            return
+        gradients = self.backend.gradients()
+        fetching = (self.trainer.global_step + 1) % self.n_fetch == 0
+        if fetching:  # the fetch would overwrite a local step at once
+            self.pause.enter_context(self.schedule.paused())
+        if self.accrued:
+            torch._foreach_add_(self.accrued, gradients)
+        else:
+            # A copy where the worker steps, because its optimizer may change its gradients.
+            self.accrued = gradients if fetching else [g.clone() for g in gradients]
 
     def exchange(self, step: int) -> None:
-        if step % self.n_push == 0:
-            self.server.push([*self.accrued.tensors(), *tensors(self.task, "buffers")])
-            self.accrued.map(Tensor.zero_)
+        self.pause.close()
+        pushing, fetching = step % self.n_push == 0, step % self.n_fetch == 0
+        if pushing or fetching:
+            self._request(PUSH * pushing | FETCH * fetching)
+        if pushing:
+            self.accrued = []
             self.exchanges += 1
-        if step % self.n_fetch == 0:
-            self._fetch()
         if step == self.warm_start:
             self._release()
 
-    def _fetch(self) -> None:
-        self.server.fetch(tensors(self.task, "weights", "buffers"))
+    def _request(self, kind: int) -> None:
+        held = tensors(self.task, "weights", "buffers")
+        self.server.request(kind, [*self.accrued, *held[len(self.accrued) :]], held)
 
     def _release(self) -> None:
         """Lets the workers start that wait for worker 0."""
@@ -155,7 +170,7 @@ class Downpour(Algorithm):
         self._release()
         self.backend.barrier()  # every push has reached its shard
         state = self.backend.state()
-        self.server.fetch(state.tensors(), READ)
+        self.server.request(READ, fetched=state.tensors())
         return state
 
     def on_train_end(self) -> None:
@@ -186,12 +201,14 @@ class Downpour(Algorithm):
     def expected_bytes(self, layout: Layout, zero_stage: int, steps: int) -> float:
         """Counts the bytes that the pushes and fetches of a worker move.
 
-        Each push and each fetch moves all tensors except those of the worker's own shard, and a request
-        to each other shard. The mean over the workers is the mean of the bytes that they send.
+        Each push and each fetch moves all tensors except those of the worker's own shard. A request to
+        each other shard begins with its kind. The mean over the workers is the mean of the bytes that
+        they send.
         """
         elsewhere = self.state_bytes - self.server.bytes[self.backend.global_rank]
-        messages = steps // self.n_push + steps // self.n_fetch
-        return (elsewhere + (layout.replicas - 1) * REQUEST_BYTES) * messages
+        pushes, fetches = steps // self.n_push, steps // self.n_fetch
+        requests = pushes + fetches - steps // math.lcm(self.n_push, self.n_fetch)
+        return elsewhere * (pushes + fetches) + (layout.replicas - 1) * KIND_BYTES * requests
 
 
 def _schedules(path: Path) -> list[dict[str, list[int]]]:

@@ -138,6 +138,42 @@ class Conditional(Tower):
         return logits * self.scale.sum() if self.calls % 2 else logits
 
 
+class Sums(Tower):
+    """Under Adagrad, whose sums depend on every gradient that it has seen."""
+
+    def __init__(self, features: int, lr: float = 0.1) -> None:
+        super().__init__(features, optimizer="adagrad", lr=lr)
+
+
+class Spoiling(Tower):
+    """With an optimizer that uses the memory of its gradients, as some do for weight decay."""
+
+    def configure_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return Decaying(parameters, self.lr)
+
+
+class Decaying(torch.optim.SGD):
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad.add_(p, alpha=0.1)
+        super().step()
+
+
+class Unused(Sums):
+    """With a table that no example uses. It comes before the tower."""
+
+    SIZE = 1003
+
+    def __init__(self, features: int, lr: float = 0.1) -> None:
+        super().__init__(features, lr)
+        self.table = nn.Parameter(torch.randn(self.SIZE))
+
+    def forward(self, batch: Rows) -> Tensor:
+        return super().forward(batch) + 0.0 * self.table.sum()
+
+
 class Named(Grouped):
     named = True
 

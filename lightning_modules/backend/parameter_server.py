@@ -1,7 +1,7 @@
 """A parameter server. Each rank of the trial holds one of its shards."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from datetime import timedelta
@@ -14,13 +14,15 @@ from torch import Tensor
 from paceline.lightning_modules.backend.clock import Clock
 from paceline.lightning_modules.backend.ledger import Ledger
 from paceline.lightning_modules.backend.schedule import Schedule
-from paceline.lightning_modules.backend.shard import FETCH, PUSH, STOP, Shard, shares
-from paceline.lightning_modules.backend.state import pack, tensors, unpack
+from paceline.lightning_modules.backend.shard import FETCH, PUSH, READ, STOP, Shard, shares
+from paceline.lightning_modules.backend.state import pack, tensors, unpack, unpacked
 from paceline.lightning_modules.backend.task import Task
 
 # The tags of the messages. gloo matches messages by tag, in any order.
-REQUEST_TAG, PUSH_TAG, FETCH_TAG, RELEASE_TAG = range(1, 5)
-REQUEST_BYTES = 8
+REQUEST_TAG, REPLY_TAG, RELEASE_TAG = range(1, 4)
+# A request begins with its kind, in as many bytes as keep the tensors behind it aligned. gloo receives a
+# message into any tensor that is at least as long.
+KIND_BYTES = 8
 # A receive that times out closes the connection permanently, so no receive may time out. The parent
 # process detects ranks that hang.
 TIMEOUT = timedelta(days=7)
@@ -84,47 +86,41 @@ class ParameterServer:
     def stop(self) -> None:
         """Stops this rank's requests and waits until every rank has stopped."""
         for rank in self.others:
-            self._request(STOP, rank)
+            self.comm.send(torch.tensor(STOP).view(1), rank, self.group, REQUEST_TAG)
         self._thread.join()
 
-    def push(self, values: list[Tensor]) -> None:
-        """Pushes `values` to the shards. Each shard applies its part as soon as it is free.
+    def request(
+        self, kind: int, pushed: Sequence[Tensor] = (), fetched: Sequence[Tensor] = ()
+    ) -> None:
+        """Sends one message to each shard, and receives one from it if the request asks for tensors.
+
+        Each shard serves the request as soon as it is free. A push and a fetch in one request are served
+        without any other request between them.
 
         Args:
-            values: one tensor for each tensor of the model.
+            kind: PUSH, FETCH, or both (PUSH | FETCH). READ is a fetch for an evaluation.
+            pushed: what is pushed, one tensor for each tensor of the model.
+            fetched: the tensors that are overwritten with those of the shards.
         """
-        sending = []
+        sending, receiving = [], []
         for rank in self.others:
-            self._request(PUSH, rank)
-            if self.shares[rank]:
-                packed = pack(values[i] for i in self.shares[rank])
-                sending.append(self.comm.isend(packed, rank, self.group, PUSH_TAG))
+            share = self.shares[rank]
+            if share and kind & (FETCH | READ):
+                packed = torch.empty(self.bytes[rank], dtype=torch.uint8)
+                work = self.comm.irecv(packed, rank, self.group, REPLY_TAG)
+                receiving.append((work, packed, [fetched[i] for i in share]))
+            sent = pack([torch.tensor(kind), *(pushed[i] for i in share if kind & PUSH)])
+            sending.append(self.comm.isend(sent, rank, self.group, REQUEST_TAG))
+        own = self.shares[self.rank]
         with self._own_turn():
-            self.shard.push(self.rank, [values[i].cpu() for i in self.shares[self.rank]])
+            found = self.shard.serve(self.rank, kind, [pushed[i].cpu() for i in own if kind & PUSH])
+            for i, tensor in zip(own if found else [], found, strict=True):
+                fetched[i].copy_(tensor)
+        for work, packed, into in receiving:
+            work.wait()
+            unpack(packed, into)
         for work in sending:
             work.wait()
-
-    def fetch(self, into: list[Tensor], kind: int = FETCH) -> None:
-        """Overwrites `into` with the current tensors of all shards.
-
-        Args:
-            into: one tensor for each tensor of the model.
-            kind: FETCH for training or READ for evaluation.
-        """
-        receiving = []
-        for rank in self.others:
-            self._request(kind, rank)
-            if self.shares[rank]:
-                packed = torch.empty(self.bytes[rank], dtype=torch.uint8)
-                work = self.comm.irecv(packed, rank, self.group, FETCH_TAG)
-                receiving.append((rank, packed, work))
-        with self._own_turn():
-            own = self.shard.fetch(self.rank, kind)
-            for i, tensor in zip(self.shares[self.rank], own, strict=True):
-                into[i].copy_(tensor)
-        for rank, packed, work in receiving:
-            work.wait()
-            unpack(packed, [into[i] for i in self.shares[rank]])
 
     def release(self) -> None:
         """Lets the ranks continue that wait for this rank."""
@@ -134,9 +130,6 @@ class ParameterServer:
     def wait_for_release(self) -> None:
         """Waits until rank 0 releases this rank."""
         self.comm.recv(torch.empty(1), 0, self.group, RELEASE_TAG)
-
-    def _request(self, kind: int, rank: int) -> None:
-        self.comm.send(torch.tensor([kind]), rank, self.group, REQUEST_TAG)
 
     @contextmanager
     def _own_turn(self) -> Iterator[None]:
@@ -155,31 +148,26 @@ class ParameterServer:
     def _serve(self) -> None:
         running = len(self.others)
         while running:
-            kind = torch.empty(1, dtype=torch.int64)
-            worker = self.comm.recv(kind, None, self.group, REQUEST_TAG)
+            message = torch.empty(KIND_BYTES + self.bytes[self.rank], dtype=torch.uint8)
+            worker = self.comm.recv(message, None, self.group, REQUEST_TAG)
+            kind = int(message[:KIND_BYTES].view(torch.int64))
             if kind == STOP:
                 running -= 1
                 continue
-            packed = torch.empty(self.bytes[self.rank] if kind == PUSH else 0, dtype=torch.uint8)
-            if len(packed):
-                self.comm.recv(packed, worker, self.group, PUSH_TAG)
             # Even in a replay, a request is received at once, so that its sender can continue. It is
             # served when its turn comes.
             with self._turn, self.clock.working():
-                self._waiting.append((worker, int(kind), packed))
+                self._waiting.append((worker, kind, message[KIND_BYTES:]))
                 self._serve_waiting()
 
     def _serve_waiting(self) -> None:
         """Serves the requests whose turn has come. The caller must hold the shard."""
         while (turn := self._whose_turn_has_come()) is not None:
             worker, kind, packed = self._waiting.pop(turn)
-            if kind == PUSH:
-                pushed = [torch.empty_like(tensor) for tensor in self.shard.tensors]
-                unpack(packed, pushed)
-                self.shard.push(worker, pushed)
-            elif fetched := self.shard.fetch(worker, kind):
-                with self.ledger.during("exchange" if kind == FETCH else "evaluation"):
-                    self.comm.send(pack(fetched), worker, self.group, FETCH_TAG)
+            pushed = unpacked(packed, self.shard.tensors) if kind & PUSH else []
+            if found := self.shard.serve(worker, kind, pushed):
+                with self.ledger.during("evaluation" if kind == READ else "exchange"):
+                    self.comm.send(pack(found), worker, self.group, REPLY_TAG)
             self.served.append(worker)
         self._turn.notify_all()
 

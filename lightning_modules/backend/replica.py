@@ -22,7 +22,6 @@ from paceline.lightning_modules.backend.groups import ReplicaGroups
 from paceline.lightning_modules.backend.layout import Layout
 from paceline.lightning_modules.backend.ledger import Ledger
 from paceline.lightning_modules.backend.state import (
-    Key,
     State,
     digest,
     groups,
@@ -115,20 +114,22 @@ class ReplicaStrategy(DeepSpeedStrategy):
         if self.zero_stage_3:
             raise NotImplementedError("replicas exchange weights under ZeRO 0 to 2, not under 3")
 
-    def gradients(self) -> State:
-        """Returns the gradients of the current step, before the optimizer uses them.
+    def gradients(self) -> list[Tensor]:
+        """Returns the gradients of the current step, in the order of `trained`, without a copy.
+
+        Sparse ones, which an embedding may have, become dense.
 
         Raises:
             NotImplementedError: the stage is ZeRO 1 to 3, where DeepSpeed has already consumed them.
         """
         if self.zero_stage:
             raise NotImplementedError("gradients can be had under ZeRO 0 alone")
-        gradients: dict[Key, list[Tensor]] = {}
+        found = []
         for parameter in trained(self.task):
             assert parameter.grad is not None
-            dense = parameter.grad.to_dense()  # an embedding may have sparse ones
-            gradients.setdefault(("weights", parameter.dtype), []).append(dense)
-        return State.of(gradients)
+            parameter.grad = parameter.grad.to_dense()
+            found.append(parameter.grad)
+        return found
 
     def digest(self) -> bytes:
         """Returns the SHA-256 of all parameters and buffers of this rank's model."""
@@ -140,7 +141,8 @@ class ReplicaStrategy(DeepSpeedStrategy):
 
         The sum is one all-reduce between the ranks that have the same place in their replicas.
         """
-        dist.all_reduce(tensor, group=self.groups.peers)
+        if self.layout.replicas > 1:
+            dist.all_reduce(tensor, group=self.groups.peers)
         return tensor
 
     def gather_from_replicas(self, tensor: Tensor) -> Tensor:

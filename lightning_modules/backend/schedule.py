@@ -1,7 +1,8 @@
 """The optimizer of a task with its learning rates: those of a schedule, multiplied by factors."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -105,6 +106,19 @@ class Schedule:
         if factor != self._varying:
             self._varying = factor
             self._set()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Keeps the optimizer from changing anything in the block. Its groups are empty meanwhile."""
+        groups = self.optimizer.param_groups
+        held = [group["params"] for group in groups]
+        for group in groups:
+            group["params"] = []
+        try:
+            yield
+        finally:
+            for group, parameters in zip(groups, held, strict=True):
+                group["params"] = parameters
 
     def _set(self) -> None:
         for group, lr in zip(self.optimizer.param_groups, self._lrs, strict=True):

@@ -11,7 +11,7 @@ from paceline.lightning_modules.backend.schedule import Schedule
 from paceline.lightning_modules.backend.state import tensors, trained
 from paceline.lightning_modules.backend.task import Task
 
-PUSH, FETCH, READ, STOP = range(4)  # the kinds of requests
+PUSH, FETCH, READ, STOP = 1, 2, 4, 8  # the kinds of requests; PUSH | FETCH is one request
 
 
 def shares(sizes: list[int], ranks: int) -> list[list[int]]:
@@ -75,6 +75,12 @@ class Shard:
     def tensors(self) -> list[Tensor]:
         return [*(p.detach() for p in self.parameters), *self.buffers]
 
+    def serve(self, worker: int, kind: int, pushed: list[Tensor]) -> list[Tensor]:
+        """Serves a request, and returns the tensors that it asks for, without a copy."""
+        if kind & PUSH:
+            self.push(worker, pushed)
+        return self.fetch(worker, kind) if kind & (FETCH | READ) else []
+
     def push(self, worker: int, pushed: list[Tensor]) -> None:
         """Applies a gradient of each parameter and the worker's values of each buffer."""
         staleness = self.clock - self.fetched_at[worker]
@@ -84,6 +90,8 @@ class Shard:
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         self.optimizer.step()
+        for parameter in self.parameters:
+            parameter.grad = None
         for buffer, theirs in zip(self.buffers, held, strict=True):
             buffer.lerp_(theirs, 1 / self.workers)
         self.staleness[staleness] += 1
@@ -94,7 +102,7 @@ class Shard:
     def fetch(self, worker: int, kind: int) -> list[Tensor]:
         """Returns the current tensors, without a copy."""
         # An evaluation is not a fetch. The weights that the worker trains on do not change.
-        if kind == FETCH:
+        if kind & FETCH:
             self.fetched_at[worker] = self.clock
         return self.tensors
 

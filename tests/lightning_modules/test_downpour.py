@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from paceline.datasets.batches import BatchOrder
 from paceline.lightning_modules.backend.schedule import Schedule
 from paceline.lightning_modules.backend.shard import FETCH, READ, Shard, shares
 from paceline.lightning_modules.backend.state import trained
 from paceline.lightning_modules.downpour import Downpour
+from tests.models import Spoiling, Sums
 from tests.ranks import Plan, run_ranks, train
-from tests.workload import FEATURES, Bowl, LinearRule, Tower, trial
+from tests.workload import FEATURES, Bowl, LinearRule, Rows, Tower, draw, trial
 
 STEPS = 40
 
@@ -58,6 +61,69 @@ def test_one_worker_that_pushes_every_third_step_accumulates() -> None:
         sixes, results(1, 36, algorithm="baseline")[0]["weights"], rtol=1e-5, atol=1e-6
     )
     assert not np.array_equal(ran["weights"], plain["weights"])
+
+
+class ByHand:
+    """A worker and its server in one process, with the batches of a trial."""
+
+    def __init__(self, model: type[Tower], rank: dict[str, Any]) -> None:
+        self.worker, self.server = model(FEATURES), model(FEATURES)
+        for tower in (self.worker, self.server):
+            vector_to_parameters(torch.tensor(rank["initial"]), tower.parameters())
+        self.order = BatchOrder(100, 6, rank["order_seed"])
+
+    def after(self, steps: int, n_push: int, n_fetch: int) -> np.ndarray:
+        """The weights of the server after so many steps."""
+        of_worker, of_server = (
+            tower.configure_optimizer(tower.parameters()) for tower in (self.worker, self.server)
+        )
+        rows = draw(100, 1)
+        pairs = list(zip(self.worker.parameters(), self.server.parameters(), strict=True))
+        for step in range(1, steps + 1):
+            chosen = self.order.batch(step - 1)
+            self.worker.zero_grad()
+            batch = Rows(rows.x[chosen], rows.y[chosen])
+            self.worker.loss(self.worker(batch), batch.y).backward()
+            for own, at_server in pairs:
+                assert own.grad is not None
+                pushed = own.grad.clone()
+                at_server.grad = pushed if at_server.grad is None else at_server.grad + pushed
+            if step % n_fetch:
+                of_worker.step()
+            if step % n_push == 0:
+                of_server.step()
+                self.server.zero_grad()
+            if step % n_fetch == 0:
+                self.worker.load_state_dict(self.server.state_dict())
+        return parameters_to_vector(self.server.parameters()).detach().numpy()
+
+
+@pytest.mark.parametrize("model", [Sums, Spoiling])
+@pytest.mark.parametrize(("n_push", "n_fetch"), [(1, 2), (2, 2), (2, 3), (3, 1)])
+def test_a_worker_steps_except_before_a_fetch(
+    model: type[Tower], n_push: int, n_fetch: int
+) -> None:
+    """A step that a fetch overwrites would still change the sums of squares of Adagrad.
+
+    What an optimizer does to its gradients does not change what is pushed.
+    """
+    hyper = {"n_push": n_push, "n_fetch": n_fetch}
+    (rank,) = results(1, model=f"tests.models:{model.__name__}", hyper_parameters=hyper)
+    assert np.array_equal(rank["evaluated"], ByHand(model, rank).after(STEPS, n_push, n_fetch))
+
+
+@pytest.mark.parametrize(("n_push", "n_fetch"), [(1, 1), (2, 3), (4, 2)])
+def test_a_push_and_a_fetch_of_one_step_are_one_message_each_way(n_push: int, n_fetch: int) -> None:
+    ranks = results(3, hyper_parameters={"n_push": n_push, "n_fetch": n_fetch}, width=100)
+    requests = replies = 0
+    for rank in ranks:
+        asked = range(1, rank["steps"] + 1)
+        requests += sum(step % n_push == 0 or step % n_fetch == 0 for step in asked)
+        replies += sum(step % n_fetch == 0 for step in asked)
+    last = ranks[0]["points"][-1]
+    assert 3 * last["messages_per_worker"] == pytest.approx(2 * (requests + replies))
+    expected = [rank["expected_bytes_per_worker"] for rank in ranks]
+    assert last["bytes_sent_per_worker"] == pytest.approx(np.mean(expected), rel=1e-12)
 
 
 @pytest.mark.timeout(240)
@@ -148,8 +214,8 @@ def test_what_is_no_record_cannot_be_replayed(tmp_path: Path) -> None:
 def test_in_the_warm_start_worker_0_is_alone() -> None:
     ranks = results(3, evaluations=1, hyper_parameters={"warm_start": 15})
     for rank in ranks:
-        # Each of its 15 steps pushes and fetches once.
-        assert rank["algorithm"]["schedule"]["served"][:30] == [0] * 30
+        # Each of its 15 steps pushes and fetches in one request.
+        assert rank["algorithm"]["schedule"]["served"][:15] == [0] * 15
     assert clocks(ranks) == [3 * STEPS] * 3
 
 
