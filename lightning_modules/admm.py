@@ -34,28 +34,10 @@ from paceline.lightning_modules.backend.algorithm import Algorithm
 from paceline.lightning_modules.backend.layout import Layout
 from paceline.lightning_modules.backend.ledger import wire_bytes
 from paceline.lightning_modules.backend.search import Integer, Real
-from paceline.lightning_modules.backend.state import State, trained
+from paceline.lightning_modules.backend.state import State, tensors, trained
 from paceline.lightning_modules.backend.task import Task
 
 BALANCE, FACTOR = 10.0, 2.0  # ratio of the residuals and change of rho, Boyd et al. equation 3.13
-
-
-class Pull(torch.autograd.Function):
-    """rho/2 |x - a|^2, of which only the gradient rho (x - a) is computed. Its value is given as 0.
-
-    Nothing reads the value. Computing it, and the gradient from it, would take most of a step.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, rho: float, aims: list[Tensor], *parameters: Tensor) -> Tensor:
-        ctx.rho, ctx.aims, ctx.parameters = rho, aims, parameters
-        return parameters[0].new_zeros(())
-
-    @staticmethod
-    def backward(ctx: Any, scale: Tensor) -> tuple[Any, ...]:
-        factor = ctx.rho * scale
-        pairs = zip(ctx.parameters, ctx.aims, strict=True)
-        return None, None, *((parameter - aim).mul_(factor) for parameter, aim in pairs)
 
 
 class ConsensusADMM(Algorithm):
@@ -112,13 +94,24 @@ class ConsensusADMM(Algorithm):
         self._aim()
 
     def _aim(self) -> None:
-        """Computes z - u_i, the target of the pull, in the shapes of the parameters."""
+        """Computes rho (z - u_i), in the shapes of the parameters."""
         assert self.consensus is not None
-        self.aims = (self.consensus.weights - self.dual).tensors()
+        aim = self.consensus.weights - self.dual
+        aim *= self.rho
+        self.aims = aim.tensors()
 
-    def added_loss(self, batch: Any, logits: Tensor) -> Tensor:
-        pull: Tensor = Pull.apply(self.rho, self.aims, *trained(self.task))  # type: ignore[no-untyped-call]
-        return pull
+    def add_to_gradients(self) -> None:
+        # rho x_i is rounded as the aim is, so the pull is exactly 0 where x_i has not moved. Adagrad and
+        # Adam would turn a rounding error there into a whole step.
+        gradients = self.backend.gradients()
+        torch._foreach_add_(gradients, tensors(self.task, "weights"), alpha=self.rho)
+        torch._foreach_sub_(gradients, self.aims)
+
+    def added_loss(self, batch: Any, logits: Tensor) -> Tensor | float:
+        if not self.backend.zero_stage:
+            return 0.0  # the pull is in the gradients
+        pairs = zip(trained(self.task), self.aims, strict=True)
+        return torch.stack([(x * (self.rho / 2 * x - aim)).sum() for x, aim in pairs]).sum()
 
     def exchange(self, step: int) -> None:
         if step % self.local_steps:

@@ -188,3 +188,11 @@ class Algorithm(Evaluated):
     def added_loss(self, batch: Any, logits: Tensor) -> Tensor | float:
         """Returns what a replica minimises in addition to the loss of the task, on the same batch."""
         return 0.0
+
+    def add_to_gradients(self) -> None:
+        """Adds to the gradients of a step, in place, those of what does not depend on the batch.
+
+        It is called once per step under ZeRO 0, before gradients are clipped. `backend.gradients` gives
+        them. Compared with `added_loss`, this needs no graph. Under ZeRO 1 to 3, it is not called,
+        because DeepSpeed consumes the gradients during backward.
+        """

@@ -170,14 +170,12 @@ class DeepSpeedBackend(ReplicaStrategy):
         if self.reduction.accumulating:
             return
         self.reduction.finish()
+        self.lightning_module.add_to_gradients()  # type: ignore[union-attr, operator]
         if self.clip_norm is None:
             return
-        parameters = trained(self.task)
-        for parameter in parameters:
-            assert parameter.grad is not None
-            parameter.grad = parameter.grad.to_dense()  # torch has no norm of sparse ones
+        self.gradients()  # makes them dense, because torch has no norm of sparse ones
         # The ranks of a replica have the same gradients, so nothing has to be sent.
-        nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+        nn.utils.clip_grad_norm_(trained(self.task), self.clip_norm)
 
     def _check_alike(self) -> None:
         """Raises `ValueError` if ranks that train one model begin with different weights."""

@@ -1,16 +1,20 @@
 """Consensus ADMM against the centralised optimum as scikit-learn finds it."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from paceline.datasets.batches import BatchOrder
 from paceline.datasets.partition import Partition
-from paceline.lightning_modules.admm import ConsensusADMM, Pull
+from paceline.lightning_modules.admm import ConsensusADMM
+from tests.models import Unused
 from tests.ranks import Plan, relative_distance, run_ranks, train
-from tests.workload import LinearRule, Tower, draw, trial
+from tests.workload import LinearRule, Rows, Tower, draw, trial
 
 ROWS = 100
 PENALTY = 0.02
@@ -44,17 +48,60 @@ def optimum(penalty: str) -> np.ndarray:
     return weights
 
 
-def test_the_pull_has_the_gradient_of_the_squared_distance() -> None:
-    torch.manual_seed(0)
-    x = [torch.nn.Parameter(part) for part in (torch.randn(3, 2), torch.randn(4))]
-    aims = [torch.randn(3, 2), torch.randn(4)]
-    (sum(part.sum() for part in x) + 0.5 * Pull.apply(0.3, aims, *x)).backward()
-    found = [part.grad for part in x]
-    distance = sum((part - aim).square().sum() for part, aim in zip(x, aims, strict=True))
-    of_distance = torch.autograd.grad(0.5 * 0.3 * distance, x)
-    expected = [1 + 0.5 * gradient for gradient in of_distance]
-    for own, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(own, other)
+RHO, SHORT, BATCH, NORM = 0.5, 12, 6, 0.2
+
+
+def by_hand(initial: np.ndarray, order: int, numerics: dict[str, Any]) -> Any:
+    """The weights of one replica before its first exchange: the pull is a loss, and aims at the start."""
+    tower = Tower(LinearRule.features)
+    vector_to_parameters(torch.tensor(initial), tower.parameters())
+    aims = [parameter.detach().clone() for parameter in tower.parameters()]
+    optimizer = tower.configure_optimizer(tower.parameters())
+    rows, batches = draw(100, 1), BatchOrder(100, BATCH, order)
+    for number in range(SHORT):
+        parts = np.split(batches.batch(number), numerics.get("accumulate", 1))
+        optimizer.zero_grad()
+        for part in parts:
+            (
+                tower.loss(tower(Rows(rows.x[part], rows.y[part])), rows.y[part]) / len(parts)
+            ).backward()
+        pairs = zip(tower.parameters(), aims, strict=True)
+        torch.stack([RHO / 2 * (x - aim).square().sum() for x, aim in pairs]).sum().backward()
+        if "clip_norm" in numerics:
+            torch.nn.utils.clip_grad_norm_(tower.parameters(), numerics["clip_norm"])
+        optimizer.step()
+    return parameters_to_vector(tower.parameters()).detach().numpy()
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2])
+@pytest.mark.parametrize(
+    "numerics", [{}, {"clip_norm": NORM}, {"accumulate": 2}, {"accumulate": 3, "clip_norm": NORM}]
+)
+def test_the_pull_is_part_of_the_gradient(numerics: dict[str, Any], zero_stage: int) -> None:
+    """Also of the gradient that is clipped, and once in a step, in however many parts its batch is."""
+    made = trial(
+        1, BATCH, SHORT, 1, algorithm="admm", hyper_parameters={"local_steps": 50, "rho": RHO}
+    )
+    (rank,) = run_ranks(1, train, replace(made, zero_stage=zero_stage, **numerics), Plan())
+    expected = by_hand(rank["initial"], rank["order_seed"], numerics)
+    assert relative_distance(rank["weights"], expected) < 1e-6
+
+
+def test_weights_that_no_gradient_moves_stay_where_they_are() -> None:
+    """Adagrad would make a whole step of a pull that is not exactly zero."""
+    made = trial(
+        1,
+        BATCH,
+        SHORT,
+        1,
+        algorithm="admm",
+        hyper_parameters={"local_steps": 50, "rho": 0.3},
+        model="tests.models:Unused",
+    )
+    (rank,) = run_ranks(1, train, made, Plan())
+    unused = slice(Unused.SIZE)
+    assert np.array_equal(rank["weights"][unused], rank["initial"][unused])
+    assert not np.array_equal(rank["weights"], rank["initial"])
 
 
 @pytest.mark.parametrize("penalty", ["l2", "l1"])
