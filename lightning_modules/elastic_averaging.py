@@ -83,8 +83,9 @@ class ElasticAveraging(Algorithm):
         assert self.alpha is not None
         replica = self.backend.state()
         average = self.mean_over_replicas(replica)
-        self.backend.load(replica - self.alpha * (replica - self.centre))
-        self.centre = self.centre + self.beta * (average - self.centre)
+        replica.move_towards(self.centre, self.alpha)
+        self.backend.load(replica)
+        self.centre.move_towards(average, self.beta)
         self.exchanges += 1
 
     def evaluated_state(self) -> State | None:

@@ -93,17 +93,20 @@ class ModelAveraging(Algorithm):
         self.outer_lr, self.outer_momentum = outer_lr, outer_momentum
         self.warmup_steps, self.lr_decay, self.epsilon = warmup_steps, lr_decay, epsilon
         self.next_exchange, self.round_begin = 0, 0
+        # By default, the outer step is the plain average, which needs neither x nor v.
+        self.outer = outer_lr != 1 or outer_momentum != 0 or epsilon > 0
         self.round_start: State | None = None
-        self.velocity: State
+        self.velocity: State | None = None
         self.divergence = 0.0
 
     def on_train_start(self) -> None:
-        if self.round_start is not None:
+        if self.next_exchange:
             return  # it was loaded from a checkpoint
         if self.local_epochs is not None:
             self.tau = max(1, round(self.local_epochs * self.epoch_steps))
-        self.round_start = self.backend.state().weights
-        self.velocity = self.round_start.map(torch.zeros_like)
+        if self.outer:
+            self.round_start = self.backend.state().weights
+            self.velocity = self.round_start.map(torch.zeros_like)
         self.next_exchange = 1 if self.warmup_steps else self.tau
 
     def on_train_batch_start(self, *_: Any) -> None:
@@ -114,21 +117,28 @@ class ModelAveraging(Algorithm):
     def exchange(self, step: int) -> None:
         if step < self.next_exchange:
             return
-        assert self.round_start is not None
-        before, average = self.round_start, self._average()
-        if step <= self.warmup_steps:
-            self.round_start = average.weights
-        else:
-            difference = before - average.weights
-            self.velocity = self.outer_momentum * self.velocity + difference
-            outer_step = difference + self.outer_momentum * self.velocity
-            self.round_start = before - self.outer_lr * outer_step
-            if self.epsilon and (self.round_start - before).norm() <= self.epsilon * before.norm():
-                self.tau *= 2
-        self.backend.load(self.round_start | average.buffers)
+        average = self._average()
+        weights = average.weights
+        if self.outer:
+            if step > self.warmup_steps:
+                weights = self._outer_step(weights)
+            self.round_start = weights
+        self.backend.load(weights | average.buffers)
         self.exchanges += 1
         self.round_begin = step
         self.next_exchange = step + (1 if step < self.warmup_steps else self.tau)
+
+    def _outer_step(self, average: State) -> State:
+        """Returns x after the outer step, and doubles tau if x has hardly moved."""
+        before = self.round_start
+        assert before is not None
+        assert self.velocity is not None
+        difference = before - average
+        self.velocity = self.outer_momentum * self.velocity + difference
+        after = before - self.outer_lr * (difference + self.outer_momentum * self.velocity)
+        if self.epsilon and (after - before).norm() <= self.epsilon * before.norm():
+            self.tau *= 2
+        return after
 
     def _average(self) -> State:
         return self.mean_over_replicas(self.backend.state())
