@@ -34,7 +34,7 @@ from paceline.lightning_modules.backend.algorithm import Algorithm
 from paceline.lightning_modules.backend.layout import Layout
 from paceline.lightning_modules.backend.ledger import wire_bytes
 from paceline.lightning_modules.backend.search import Integer, Real
-from paceline.lightning_modules.backend.state import State, tensors, trained
+from paceline.lightning_modules.backend.state import State, trained
 from paceline.lightning_modules.backend.task import Task
 
 BALANCE, FACTOR = 10.0, 2.0  # ratio of the residuals and change of rho, Boyd et al. equation 3.13
@@ -91,20 +91,25 @@ class ConsensusADMM(Algorithm):
         if self.consensus is None:  # otherwise, it was loaded from a checkpoint
             self.consensus = self.backend.state()
             self.dual = self.consensus.weights.map(torch.zeros_like)
+        self.aim = self.dual.map(torch.empty_like)
+        self.aims = self.aim.tensors()
         self._aim()
 
     def _aim(self) -> None:
-        """Computes rho (z - u_i), in the shapes of the parameters."""
-        assert self.consensus is not None
-        aim = self.consensus.weights - self.dual
-        aim *= self.rho
-        self.aims = aim.tensors()
+        """Computes rho (z - u_i), in the shapes of the parameters as `aims`."""
 
+        def aim(place: Tensor, consensus: Tensor, dual: Tensor) -> Tensor:
+            return torch.sub(consensus, dual, out=place).mul_(self.rho)
+
+        assert self.consensus is not None
+        self.aim.map(aim, self.consensus.weights, self.dual)
+
+    @torch.no_grad()
     def add_to_gradients(self) -> None:
         # rho x_i is rounded as the aim is, so the pull is exactly 0 where x_i has not moved. Adagrad and
         # Adam would turn a rounding error there into a whole step.
-        gradients = self.backend.gradients()
-        torch._foreach_add_(gradients, tensors(self.task, "weights"), alpha=self.rho)
+        gradients, weights = self.backend.gradients(), tuple(trained(self.task))
+        torch._foreach_add_(gradients, weights, alpha=self.rho)
         torch._foreach_sub_(gradients, self.aims)
 
     def added_loss(self, batch: Any, logits: Tensor) -> Tensor | float:
@@ -117,24 +122,28 @@ class ConsensusADMM(Algorithm):
         if step % self.local_steps:
             return
         assert self.consensus is not None
+        # In place where possible. The memory of a new vector costs more than computing it.
         state, before = self.backend.state(), self.consensus.weights
         weights = state.weights
-        mean = self.mean_over_replicas((weights + self.dual) | state.buffers)
+        self.dual += weights
+        mean = self.mean_over_replicas(self.dual | state.buffers)
         consensus = mean.weights.map(self._proximal)
         self.consensus = consensus | mean.buffers
-        gap = weights - consensus
-        self.dual += gap
-        squares = torch.tensor([v.norm() ** 2 for v in (gap, weights, self.dual)])
-        squares = squares.to(self.device, torch.float64)
-        primal, local, dual = self.backend.sum_over_replicas(squares).sqrt().tolist()
+        self.dual -= consensus
+        norms = [weights.norm(), self.dual.norm()] if self.tolerance else []
+        weights -= consensus
+        before -= consensus
+        squares = torch.tensor([*norms, weights.norm()], dtype=torch.float64).square()
+        found = self.backend.sum_over_replicas(squares.to(self.device)).sqrt().tolist()
+        *scales, self.primal_residual = found
         replicas = self.backend.layout.replicas**0.5
-        self.primal_residual = primal
-        self.dual_residual = self.rho * replicas * (consensus - before).norm()
-        scale = max(local, replicas * consensus.norm())
-        self.converged = (
-            self.primal_residual <= self.tolerance * scale
-            and self.dual_residual <= self.tolerance * self.rho * dual
-        )
+        self.dual_residual = self.rho * replicas * before.norm()
+        if scales:
+            local, dual = scales
+            self.converged = (
+                self.primal_residual <= self.tolerance * max(local, replicas * consensus.norm())
+                and self.dual_residual <= self.tolerance * self.rho * dual
+            )
         if self.adapt_rho:
             self._balance()
         self._aim()
@@ -181,6 +190,9 @@ class ConsensusADMM(Algorithm):
         self.primal_residual, self.dual_residual = residuals
 
     def expected_bytes(self, layout: Layout, zero_stage: int, steps: int) -> float:
-        """Counts an all-reduce of the model's state and an all-reduce of three norms every K steps."""
-        payload = self.state_bytes + 3 * 8
+        """Counts an all-reduce of the model's state and one of the residual's norm every K steps.
+
+        With a tolerance, two norms are sent in addition.
+        """
+        payload = self.state_bytes + 8 * (3 if self.tolerance else 1)
         return wire_bytes("all_reduce", payload, layout.replicas) * (steps // self.local_steps)

@@ -63,7 +63,7 @@ def _all_reduce(p: Any, n: Any) -> Any:
 COSTS = {
     "sync_sgd": Cost(_all_reduce, "2 (N-1)/N 4p", 1),
     "downpour": Cost(lambda p, n: _all_reduce(p, n) + 8 * (n - 1), "2 (N-1)/N 4p + 8 (N-1)", 1),
-    "admm": Cost(lambda p, n: _all_reduce(p + 6, n), "2 (N-1)/N (4p + 24)", 1, PERIOD),
+    "admm": Cost(lambda p, n: _all_reduce(p + 2, n), "2 (N-1)/N (4p + 8)", 1, PERIOD),
     "model_averaging": Cost(_all_reduce, "2 (N-1)/N 4p", 1, PERIOD),
     "codistillation": Cost(lambda p, n: (n - 1) * 4 * p, "(N-1) 4p", 2, PERIOD),
 }

@@ -152,8 +152,8 @@ class State:
     def __iadd__(self, other: "State") -> "State":
         return self.map(Tensor.add_, other)
 
-    def __imul__(self, factor: float) -> "State":
-        return self.map(lambda part: part.mul_(factor))
+    def __isub__(self, other: "State") -> "State":
+        return self.map(Tensor.sub_, other)
 
     def move_towards(self, other: "State", share: float) -> None:
         """Moves this state in place by a share of its distance to `other`."""

@@ -118,6 +118,8 @@ def test_it_finds_the_centralised_optimum(penalty: str, workers: int) -> None:
 def test_it_stops_when_both_residuals_are_within_the_tolerance() -> None:
     ranks = results(penalty="l2", tolerance=1e-3)
     assert ranks[0]["steps"] < 2000
+    sent = ranks[0]["points"][-1]["bytes_sent_per_worker"]
+    assert sent == ranks[0]["expected_bytes_per_worker"]
     assert relative_distance(ranks[0]["evaluated"], optimum("l2")) < 1e-2
     assert len({rank["steps"] for rank in ranks}) == 1
 
