@@ -103,6 +103,9 @@ class Agent:
                         return True
         except REFUSED:
             return False
+        except (AttributeError, ImportError) as error:  # of a class or a function in a message
+            print(f"the code here differs from that of the parent: {error}", flush=True)
+            return True
 
     def _run(self, order: Order, store: int) -> None:
         """Runs ranks and forwards their messages until the parent says to end them."""

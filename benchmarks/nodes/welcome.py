@@ -42,7 +42,7 @@ class Welcome:
                 continue
             # The eldest has had the longest time to prove that it knows the secret.
             while len(self._strangers) >= STRANGERS:
-                with suppress(OSError):
+                with suppress(OSError, IndexError):
                     self._strangers.popleft().shutdown(socket.SHUT_RDWR)
             self._strangers.append(raw)
             threading.Thread(target=self._greet, args=(raw,), daemon=True).start()

@@ -19,7 +19,7 @@ class Conditions:
         """Returns what was observed.
 
         Args:
-            ranks_seconds: the CPU seconds of all ranks since they were started.
+            ranks_seconds: the CPU seconds of the ranks on this machine since they were started.
 
         Returns:
             A dictionary with `began` (ISO 8601, UTC), `seconds`, `others_cores` (the mean number of

@@ -1,6 +1,7 @@
 """Runs the missing trials of a benchmark, one after the other."""
 
 import math
+import os
 import random
 import time
 from dataclasses import asdict, dataclass, field, replace
@@ -221,8 +222,9 @@ def run_trial(
         tested = results[0]["tested"]
         figures |= {name: value for name, value in tested.items() if math.isfinite(value)}
         predictions = {rank: result.pop("predictions") for rank, result in results.items()}[0]
-        ranks_seconds = sum(result.pop("process_seconds") for result in results.values())
-        record["conditions"] = conditions.facts(ranks_seconds)
+        seconds = [(own["node"], own.pop("process_seconds")) for own in results.values()]
+        here = os.uname().nodename
+        record["conditions"] = conditions.facts(sum(own for node, own in seconds if node == here))
         record["result"] = results[0] | {"ranks": [results[rank] for rank in sorted(results)]}
     parent.finish(run_id, figures, record, predictions)
     if kept:

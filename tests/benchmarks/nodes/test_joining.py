@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from paceline.benchmarks.cli.doctor_nodes import checks_of_nodes
 from paceline.benchmarks.nodes.cluster import Cluster, gathered
 from paceline.benchmarks.nodes.joining import REFUSED, join, secret
 from paceline.benchmarks.nodes.launcher import place
@@ -148,6 +149,18 @@ def test_a_node_that_differs_is_named_and_refused_when_it_comes_late(parent: Clu
         assert process.wait(60) == 0
         assert process.stdout is not None
         assert "has other data" in process.stdout.read()
+
+
+def test_doctor_checks_the_nodes_and_the_link_between_them(parent: Cluster) -> None:
+    with agent():
+        found = {name: (text, remedy) for name, text, remedy in checks_of_nodes(parent)}
+    assert found["nodes"] == ("2 of 2 are there", None)
+    assert found["network"] == ("a rank on each of 2 nodes all-reduces to {2.0}", None)
+    own = {name.rpartition(": ")[2]: of for name, of in found.items() if name.startswith("node 1")}
+    assert own["code"] == ("the same code and versions as node 0", None)
+    assert own["link"][0].endswith("MB/s by lo")
+    assert own["clock"][1] is None
+    assert own["ranks"] == ("2 ranks all-reduce over gloo to {2.0}", None)
 
 
 def test_a_secret_that_others_can_read_is_refused(number: int, tmp_path: Path) -> None:
