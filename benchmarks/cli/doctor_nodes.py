@@ -10,7 +10,8 @@ from typing import Any
 from paceline.benchmarks.cli.doctor import Finding, all_reduce, checks_here
 from paceline.benchmarks.nodes.cluster import Cluster
 from paceline.benchmarks.nodes.remote import NodeLost, RemoteNode
-from paceline.benchmarks.trials.environment import code_hash, differences, versions
+from paceline.benchmarks.spec.code import all_files, hashes
+from paceline.benchmarks.trials.environment import differences, versions
 from paceline.lightning_modules.backend.launch import Ranks
 
 ROUND_TRIPS, PROBE_BYTES = 20, 32 * 2**20
@@ -56,7 +57,7 @@ def _between(node: RemoteNode) -> Iterator[Finding]:
 
 
 def _here() -> dict[str, Any]:
-    return {"code": code_hash(), "versions": versions()}
+    return {"code": hashes(all_files()), "versions": versions()}
 
 
 def _over_the_network(cluster: Cluster) -> Finding:

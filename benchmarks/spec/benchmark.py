@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from paceline.benchmarks.spec.algorithms import algorithm_class
+from paceline.benchmarks.spec.code import files_of
 from paceline.benchmarks.spec.plugin import ConfigError, Plugin, nearest
 from paceline.benchmarks.spec.settings import Budget, Fault, Scale, Sweep, Target
 from paceline.benchmarks.spec.workload import Workload
@@ -97,9 +98,27 @@ class Trial:
         """The name of the trial on the terminal and in MLflow."""
         return f"{self.configuration}, seed {self.seed}"
 
+    @property
+    def files(self) -> dict[str, Path]:
+        """The files that the trial runs, see `paceline.benchmarks.spec.code`."""
+        cls = self.algorithm_class
+        algorithm = self.own or Plugin(f"{cls.__module__}:{cls.__name__}", {})
+        return files_of([self.workload.data, self.workload.task, algorithm])
+
+    def own_facts(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the facts of several trials without the code that this one does not run."""
+        code = facts.get("code")
+        if not isinstance(code, Mapping):
+            return dict(facts)
+        return {**facts, "code": {name: code[name] for name in sorted(self.files)}}
+
     def identity(self, **facts: Any) -> str:
-        """Returns 16 hex digits that identify this trial and the given facts (code, data, hardware)."""
-        return fingerprint(self, facts)
+        """Returns 16 hex digits that identify this trial and the given facts (code, data, hardware).
+
+        The target does not change them, as it changes no weights.
+        """
+        workload = replace(self.workload, target=Target())
+        return fingerprint(replace(self, workload=workload), self.own_facts(facts))
 
     @classmethod
     def from_record(cls, fields: dict[str, Any]) -> "Trial":

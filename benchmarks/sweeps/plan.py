@@ -38,7 +38,8 @@ class StudyPlan:
         larger budget continues the same study.
         """
         alike = replace(_same_budget(self.benchmark), algorithms={self.label: self._entry})
-        number = fingerprint(alike, {**facts, "workers": self.workers})
+        own = self.trial({}, seed=0).own_facts(facts)
+        number = fingerprint(alike, {**own, "workers": self.workers})
         return f"{self.benchmark.name}: {self.title} ({number})"
 
     @property

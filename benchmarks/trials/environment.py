@@ -1,9 +1,9 @@
 """Facts on which a trial's figures depend besides its configuration: code, versions and hardware."""
 
-import hashlib
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -13,50 +13,58 @@ import psutil
 import torch
 
 from paceline.benchmarks.trials.cgroups import cpu_quota, memory_limit
-from paceline.home import PACKAGE
 
 PACKAGES = ("torch", "pytorch-lightning", "deepspeed", "torchmetrics", "numpy", "mlflow")
 
 
-@cache
-def code_hash() -> str:
-    """Returns 16 hex digits that identify the code on which a trial's figures depend.
+def facts(fingerprint: str, code: dict[str, str]) -> dict[str, Any]:
+    """Returns the facts in a trial's identity besides its configuration.
 
-    This is the code of the data sets, the algorithms and the ranks. Finished trials stay valid after a
-    change elsewhere, for example in a figure of the report or a page of the docs.
+    Args:
+        fingerprint: that of the data.
+        code: the hashes of the files that the trials run.
     """
-    digest = hashlib.sha256()
-    sources = [*PACKAGE.glob("lightning_modules/**/*.py"), *PACKAGE.glob("datasets/**/*.py")]
-    of_rank = ("dealing.py", "faults.py", "meter.py", "rank.py")
-    trial = [PACKAGE / "benchmarks" / "trials" / name for name in of_rank]
-    for path in [*sorted(sources), *trial]:
-        digest.update(str(path.relative_to(PACKAGE)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:16]
+    computing = {name: version for name, version in versions().items() if name != "mlflow"}
+    return {"code": code, "data": fingerprint, "versions": computing, "hardware": hardware()}
 
 
-def facts(fingerprint: str) -> dict[str, Any]:
-    """Returns the facts in a trial's identity besides its configuration, given the data's fingerprint."""
+def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Returns both values of each fact that differs, by a name such as `versions: torch`.
+
+    Facts may be nested.
+    """
+    then, there = _flat(before), _flat(now)
     return {
-        "code": code_hash(),
-        "data": fingerprint,
-        "versions": versions(),
-        "hardware": hardware(),
+        name: (then.get(name), there.get(name))
+        for name in then | there
+        if then.get(name) != there.get(name)
     }
 
 
+def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}: {part}": own for part, own in _flat(value).items()}
+        else:
+            flat[name] = value
+    return flat
+
+
 def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """Returns what another node has that is not as here: the code, the data, or packages.
+    """Returns what another node has that is not as here: files of code, the data, or packages.
 
     Args:
         ours: `code`, `versions` and perhaps `data`, as in `facts`, of this node.
         theirs: the same of the other node.
     """
-    named = {"code": "the code", "data": "the data"}
-    found = [name for fact, name in named.items() if theirs.get(fact) != ours.get(fact)]
-    return found + [
-        f"{package} {version} instead of {ours['versions'][package]}"
-        for package, version in theirs["versions"].items()
-        if version != ours["versions"][package]
+    compared = ("code", "versions", "data")
+    found = changed(*({name: facts.get(name) for name in compared} for facts in (ours, theirs)))
+    return [
+        f"{name.removeprefix('versions: ')} {there} instead of {here}"
+        if name.startswith("versions: ")
+        else name
+        for name, (here, there) in found.items()
     ]
 
 

@@ -6,11 +6,12 @@ from typing import Any
 from paceline.benchmarks.nodes.cluster import current
 from paceline.benchmarks.nodes.remote import RemoteNode
 from paceline.benchmarks.spec.benchmark import Trial
+from paceline.benchmarks.spec.code import hashes
 from paceline.benchmarks.spec.plugin import ConfigError
 from paceline.benchmarks.spec.suitable import data_fingerprint, description, prepared
 from paceline.benchmarks.trials.checkpoints import remove_old, saving_interval
 from paceline.benchmarks.trials.display import Display
-from paceline.benchmarks.trials.environment import differences, facts, revision
+from paceline.benchmarks.trials.environment import differences, facts, revision, versions
 from paceline.benchmarks.trials.room import check_room
 from paceline.datasets.reading.cache import DataError
 
@@ -32,10 +33,13 @@ def prepare(trials: Sequence[Trial], display: Display) -> dict[str, Any]:
         display.note(f"{name}: not called: {', '.join(hooks)}")
     display.note(f"preparing the data of {trials[0].workload.name}")
     known, about_data = _prepared_here(trials)
-    environment = {name: known[name] for name in ("versions", "hardware")}
     about = {
         "facts": known,
-        "environment": {**environment, "revision": revision()},
+        "environment": {
+            "versions": versions(),
+            "hardware": known["hardware"],
+            "revision": revision(),
+        },
         "data": about_data | {"fingerprint": known["data"]},
     }
     _OtherNodes(trials, about, display).admit()
@@ -47,7 +51,8 @@ def _prepared_here(trials: Sequence[Trial]) -> tuple[dict[str, Any], dict[str, A
     check_room(trials)
     remove_old()
     data = prepared(trials)
-    return facts(data_fingerprint(data)), description(data)
+    files = {name: file for trial in trials for name, file in trial.files.items()}
+    return facts(data_fingerprint(data), hashes(files)), description(data)
 
 
 class _OtherNodes:

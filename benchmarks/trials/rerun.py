@@ -12,9 +12,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from paceline.benchmarks.spec.benchmark import Trial
+from paceline.benchmarks.spec.code import hashes
 from paceline.benchmarks.spec.suitable import check_classes, data_fingerprint, prepared
 from paceline.benchmarks.trials.display import Display
-from paceline.benchmarks.trials.environment import facts
+from paceline.benchmarks.trials.environment import changed, facts
 from paceline.benchmarks.trials.following import follow
 from paceline.benchmarks.trials.lock import machine
 from paceline.reports.measures.results import KIND, RECORD_FILE, RERUN, read_json
@@ -92,7 +93,8 @@ def rerun(
         record["result"]["weights_sha256"],
         results[0]["weights_sha256"],
     )
-    outcome = Rerun(run_id, figures, _causes(trial, record["facts"], facts(data_fingerprint(data))))
+    present = facts(data_fingerprint(data), hashes(trial.files))
+    outcome = Rerun(run_id, figures, _causes(trial, record["facts"], present))
     client.set_tag(run_id, RERUN, outcome.verdict)
     return outcome
 
@@ -141,21 +143,7 @@ def _record(client: MlflowClient, run_id: str) -> dict[str, Any]:
 def _causes(
     trial: Trial, recorded: dict[str, Any], present: dict[str, Any]
 ) -> dict[str, tuple[Any, Any]]:
-    then, now = _flat(recorded), _flat(present)
-    causes = {
-        name: (then.get(name), now.get(name))
-        for name in then | now
-        if then.get(name) != now.get(name)
-    }
+    causes = changed(recorded, present)
     if trial.algorithm_class.asynchronous and not trial.hyper_parameters.get("replay"):
         causes["asynchronous"] = ("its order of pushes", "another order; see `replay`")
     return causes
-
-
-def _flat(facts: dict[str, Any]) -> dict[str, Any]:
-    """Returns the facts about a trial with one name each, e.g. `versions: torch`."""
-    flat: dict[str, Any] = {}
-    for name, value in facts.items():
-        parts = value if isinstance(value, dict) else {"": value}
-        flat |= {f"{name}: {part}".removesuffix(": "): v for part, v in parts.items()}
-    return flat

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from paceline.benchmarks.nodes.remote import NodeLost
 from paceline.benchmarks.spec.benchmark import Benchmark, Trial
+from paceline.benchmarks.trials.again import why_again
 from paceline.benchmarks.trials.checkpoints import Checkpoints
 from paceline.benchmarks.trials.conditions import Conditions
 from paceline.benchmarks.trials.display import Display
@@ -86,6 +87,8 @@ def _run_missing(trials: dict[str, Trial], parent: BenchmarkRun, display: Displa
     missing = in_random_order({i: trial for i, trial in trials.items() if i not in finished})
     if found := len(trials) - len(missing):
         display.note(f"{found} of {len(trials)} trials are finished already")
+    for line in why_again(missing.values(), parent.about["facts"], parent.client, parent.name):
+        display.note(line)
     failed = 0
     for index, trial in enumerate(missing.values()):
         display.trial(trial.title, index, len(missing))
@@ -179,6 +182,7 @@ def run_trial(
     if kept:
         rank = partial(train, folder=kept.folder, start=kept.start)
     record = {"trial_id": trial_id, "trial": asdict(trial), **parent.about}
+    record["facts"] = trial.own_facts(parent.about["facts"])
     curve: list[dict[str, float]] = []
     results: dict[int, dict[str, Any]] = {}
     started, conditions = time.time(), Conditions()

@@ -105,8 +105,9 @@ def _stated(results: Results) -> Iterator[tuple[str, Any]]:
     yield from _flat(facts["environment"], "")
     yield "data.name", facts["data"]["name"]
     yield DATA, facts["data"]["fingerprint"]
-    codes = {record["facts"]["code"] for record in results.records.values() if "facts" in record}
-    yield "code of the trials", ", ".join(sorted(codes))
+    for record in results.records.values():
+        if "facts" in record:
+            yield from _flat({"code": record["facts"]["code"]}, "")
 
 
 def _flat(section: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

@@ -173,8 +173,10 @@ def test_what_differs_is_told_by_name(runs: tuple[MlflowClient, list[Results]]) 
         new, benchmark=old.benchmark | {"environment": ENVIRONMENT | {"hardware": hardware}}
     )
     assert differences(old, moved) == {"hardware.cpu": ("a CPU", "another CPU")}
-    records = {"r": {"facts": {"code": "abc"}}}
-    assert differences(old, replace(old, records=records)) == {"code of the trials": ("", "abc")}
+    records = {"r": {"facts": {"code": {"lightning_modules/admm.py": "abc"}}}}
+    assert differences(old, replace(old, records=records)) == {
+        "code.lightning_modules/admm.py": (None, "abc")
+    }
 
 
 def test_the_command_shows_differences_first_and_then_verdicts(
