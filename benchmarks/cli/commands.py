@@ -78,9 +78,7 @@ def sweep(options: argparse.Namespace) -> int:
 
 
 def _benchmark(options: argparse.Namespace) -> "Benchmark":
-    """Returns the benchmark of the command line with its overrides, and starts the fork server."""
-    from paceline.benchmarks.spec.arguments import reads_as_itself
-    from paceline.benchmarks.spec.reading import load_benchmark, load_workload
+    """Returns the benchmark of the command line, see `named`, and starts the fork server."""
     from paceline.benchmarks.spec.shipped import find_benchmark
     from paceline.lightning_modules.backend.local_ranks import start_fork_server
 
@@ -89,6 +87,14 @@ def _benchmark(options: argparse.Namespace) -> "Benchmark":
     make_ready()
     # The server imports its modules while this process imports its own.
     start_fork_server("paceline.benchmarks.trials.rank")
+    return named(options)
+
+
+def named(options: argparse.Namespace) -> "Benchmark":
+    """Returns the benchmark of the command line with its overrides."""
+    from paceline.benchmarks.spec.arguments import reads_as_itself
+    from paceline.benchmarks.spec.reading import load_benchmark, load_workload
+
     overrides = list(options.overrides)
     if options.data:
         path = options.data if reads_as_itself(options.data) else os.path.join(".", options.data)

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from paceline.benchmarks.cli import commands, pages
 from paceline.benchmarks.cli.on_nodes import on_nodes
+from paceline.benchmarks.cli.submit import submittable
 from paceline.benchmarks.trials.addresses import masked
 from paceline.home import default_store, default_studies
 from paceline.reports.measures.link import DEFAULT, PRESETS
@@ -80,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="You can override any field of the YAML, for example --scale.workers=[1,2]"
         " --workload.budget.examples=100000 --algorithms.sync_sgd.workers=[2].",
     )
-    run.set_defaults(command=on_nodes(commands.run))
+    run.set_defaults(command=submittable(on_nodes(commands.run)))
 
     sweep = verbs.add_parser(
         "sweep",
@@ -112,7 +113,7 @@ def parser() -> argparse.ArgumentParser:
         help="divide the nodes into groups of N, each of which runs trials of its own at the same time."
         " By default, all nodes are one group",
     )
-    sweep.set_defaults(command=on_nodes(commands.sweep))
+    sweep.set_defaults(command=submittable(on_nodes(commands.sweep)))
 
     for verb in (run, sweep):
         what = verb.add_mutually_exclusive_group(required=True)
@@ -144,6 +145,16 @@ def parser() -> argparse.ArgumentParser:
             "--on-bad-rows",
             choices=["raise", "skip"],
             help="end the run at a malformed row, or skip the row",
+        )
+        verb.add_argument(
+            "--submit",
+            metavar="FILE.yaml",
+            help="submit the command to SLURM, as this file says, and follow its jobs",
+        )
+        verb.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="with --submit, show the script of the jobs and submit nothing",
         )
 
     rerun = verbs.add_parser(
