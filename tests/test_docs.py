@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from paceline.benchmarks.cli.main import parser
+from paceline.benchmarks.cli.options import parser
 from paceline.lightning_modules import find_algorithms
 from tests import ROOT
 

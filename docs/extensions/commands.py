@@ -7,7 +7,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from paceline.benchmarks.cli.main import parser
+from paceline.benchmarks.cli.options import parser
 
 
 class Commands(SphinxDirective):
