@@ -71,7 +71,12 @@ class _OtherNodes:
 
     def admit(self) -> None:
         """Admits the nodes that are there now. Those that join later are admitted then."""
-        current().admit(self._check)
+        cluster = current()
+        cluster.admit(self._check)
+        if (there := len(cluster.nodes)) < cluster.expected:
+            self.display.note(
+                f"{there} of {cluster.expected} nodes are there; others may join later"
+            )
         self.late = True
         here = self.about["environment"]["hardware"]
         if differing := [hardware for hardware in self.hardware.values() if hardware != here]:
