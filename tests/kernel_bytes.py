@@ -5,7 +5,7 @@ import subprocess
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
-from paceline.benchmarks.meters.communication import loopback_bytes
+from paceline.benchmarks.meters.communication import sent_bytes
 from paceline.lightning_modules.backend.local_ranks import start_fork_server
 from tests.cases import CASES
 from tests.ranks import Plan, run_ranks, train
@@ -18,9 +18,9 @@ def main() -> None:
         if case.workers < 4:
             continue
         counted = case.trial(width=50_000, lr=0.001)
-        before = loopback_bytes()
+        before = sent_bytes("lo")
         figures = run_ranks(case.workers, train, counted, Plan())
-        kernel = loopback_bytes() - before
+        kernel = sent_bytes("lo") - before
         ledger = sum(row["wire_bytes"] for rank in figures for row in rank["ledger"])
         print("counted", case, ledger, kernel, flush=True)
 

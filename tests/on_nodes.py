@@ -4,11 +4,11 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
+from paceline.benchmarks.meters.communication import sent_bytes
 from paceline.benchmarks.nodes.agent import serve
 from paceline.benchmarks.nodes.cluster import gathered
 from paceline.benchmarks.nodes.launcher import place
@@ -23,15 +23,6 @@ CASES = [
     *(Case(name, 2) for name in ALGORITHMS if name not in ("baseline", "sync_sgd")),
 ]
 WIDTH, STEPS, WAIT_S = 60_000, 10, 60.0
-
-
-def sent_bytes() -> int:
-    """What this node has sent to the other, as its kernel counts it."""
-    for line in Path("/proc/net/dev").read_text().splitlines():
-        name, _, counters = line.partition(":")
-        if name.strip() == "eth0":
-            return int(counters.split()[8])
-    raise LookupError("there is no eth0")
 
 
 def run(trial: Trial, nodes: Sequence[Node]) -> list[dict[str, Any]]:
@@ -53,9 +44,9 @@ def main() -> None:
         for case in chosen:
             trial = case.trial(width=WIDTH, lr=0.001, nodes=2, steps=STEPS)
             nodes, (other,) = cluster.usable(2), cluster.others
-            before = sent_bytes() + other.call(sent_bytes)
+            before = sent_bytes("eth0") + other.call(sent_bytes, "eth0")
             apart = run(trial, nodes)
-            kernel = sent_bytes() + other.call(sent_bytes) - before
+            kernel = sent_bytes("eth0") + other.call(sent_bytes, "eth0") - before
             together = run(trial, [ThisMachine()])
             found: dict[str, Any] = {
                 "case": str(case),

@@ -103,10 +103,10 @@ def measure(trial: Trial, display: TerminalDisplay) -> dict[str, Any]:
     """
     data = trial.workload.data.build()
     data.prepare_data()
-    before = loopback_bytes()
+    before = sent_bytes("lo")
     with TemporaryDirectory() as folder:
         results = follow(trial, Path(folder) / "ranks.log", display, lambda _: None)
-    kernel = loopback_bytes() - before
+    kernel = sent_bytes("lo") - before
     rows = [row for result in results.values() for row in result["ledger"]]
     sent = sum(row["wire_bytes"] for row in rows if row["phase"] in TRAINING)
     other = sum(row["wire_bytes"] for row in rows if row["phase"] not in TRAINING)
@@ -124,19 +124,19 @@ def measure(trial: Trial, display: TerminalDisplay) -> dict[str, Any]:
     }
 
 
-def loopback_bytes() -> int:
-    """Returns the bytes that the loopback interface of this network namespace has sent."""
+def sent_bytes(interface: str) -> int:
+    """Returns the bytes that the kernel has counted on an interface of this network namespace."""
     for line in Path("/proc/net/dev").read_text().splitlines():
         name, _, counters = line.partition(":")
-        if name.strip() == "lo":
+        if name.strip() == interface:
             return int(counters.split()[8])
-    raise RuntimeError("there is no loopback interface")
+    raise RuntimeError(f"there is no interface {interface}")
 
 
 def in_private_namespace() -> bool:
     """Returns whether this process is in a private network namespace, and if so turns on its loopback."""
     lines = Path("/proc/net/dev").read_text().splitlines()[2:]
-    private = [line.split(":")[0].strip() for line in lines] == ["lo"] and not loopback_bytes()
+    private = [line.split(":")[0].strip() for line in lines] == ["lo"] and not sent_bytes("lo")
     if private:
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     return private
