@@ -41,6 +41,11 @@ def _without_folders(value: Any) -> Any:
     return {key: _without_folders(part) for key, part in value.items()} | short
 
 
+def _plugin(algorithm: "type[Algorithm]", own: Plugin | None) -> Plugin:
+    """Returns the class of an algorithm as a plugin: a user's own, or one of Paceline."""
+    return own or Plugin(f"{algorithm.__module__}:{algorithm.__name__}", {})
+
+
 @dataclass(frozen=True)
 class Trial:
     """One training run. It holds everything that is needed to run it again.
@@ -101,8 +106,7 @@ class Trial:
     @property
     def files(self) -> dict[str, Path]:
         """The files that the trial runs, see `paceline.benchmarks.spec.code`."""
-        cls = self.algorithm_class
-        algorithm = self.own or Plugin(f"{cls.__module__}:{cls.__name__}", {})
+        algorithm = _plugin(self.algorithm_class, self.own)
         return files_of([self.workload.data, self.workload.task, algorithm])
 
     def own_facts(self, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -231,6 +235,15 @@ class Benchmark:
                 except ConfigError as error:
                     reasons[label, workers] = str(error)
         return reasons
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The files that its trials run, whatever is picked from it."""
+        algorithms = [
+            _plugin(self.algorithm_class(label), entry.get("class"))
+            for label, entry in self.algorithms.items()
+        ]
+        return files_of([self.workload.data, self.workload.task, *algorithms])
 
     def budget(self, label: str) -> Budget:
         """Returns the budget of one algorithm: that of its entry if it has one, else the workload's."""

@@ -7,6 +7,7 @@ from typing import Any
 import optuna
 
 from paceline.benchmarks.spec.benchmark import Benchmark, Trial, fingerprint
+from paceline.benchmarks.spec.code import hashes
 from paceline.benchmarks.spec.plugin import ConfigError, nearest
 from paceline.benchmarks.spec.settings import Sweep
 from paceline.benchmarks.sweeps.drawing import suggest
@@ -173,8 +174,12 @@ def _same_budget(benchmark: Benchmark) -> Benchmark:
 
 
 def identity(benchmark: Benchmark, facts: Mapping[str, Any]) -> str:
-    """Returns 16 hex digits that identify the sweep of a benchmark and the given facts."""
-    return fingerprint(_same_budget(benchmark), {"sweep": True, **facts})
+    """Returns 16 hex digits that identify the sweep of a benchmark and the given facts.
+
+    The code is that of all its algorithms, because a later call may tune others of them.
+    """
+    code = hashes(benchmark.files) if isinstance(facts.get("code"), Mapping) else facts.get("code")
+    return fingerprint(_same_budget(benchmark), {"sweep": True, **facts, "code": code})
 
 
 def plans(benchmark: Benchmark) -> tuple[list[StudyPlan], list[str]]:

@@ -198,7 +198,7 @@ def test_a_run_that_is_requeued_in_mid_trial_goes_on(cluster, tmp_path):
     assert len(before) == 1
     assert before < {r.info.run_id for r in finished}
     assert len({r.data.tags[TRIAL_ID] for r in finished}) == len(finished) == 4
-    assert checkout.trials("KILLED")[0].endswith("interrupted by the user")
+    assert "interrupted" in checkout.trials("KILLED")[0]  # in time, or found so afterwards
     assert checkout.pdf.is_file()
 
 

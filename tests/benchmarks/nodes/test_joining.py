@@ -41,7 +41,7 @@ def number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
 def parent(number: int) -> Iterator[Cluster]:
     here = place(HERE)
     assert here is not None
-    with gathered(here, [], 30.0) as cluster:
+    with gathered(here, [], 60.0) as cluster:
         yield cluster
 
 
@@ -124,8 +124,9 @@ def test_a_node_that_goes_away_ends_the_trial_with_its_reason(parent: Cluster) -
     parent.wait_s = 0.5
     with pytest.raises(NodeLost, match="needs 2 nodes, and 1 of 2 are there"):
         told(parent, 0)
-    parent.wait_s = 30.0
+    parent.wait_s = 60.0
     with agent():
+        assert parent.wait_for(2)
         assert told(parent, 0) == ["0", "1"]
 
 

@@ -167,7 +167,9 @@ def test_no_finished_trial_is_lost_or_doubled_while_nodes_come_and_go(tmp_path):
             }
             command.cut(KINDS[number] if number < len(KINDS) else drawn.choice(KINDS))
         command.finish()
-        command.processes[1].wait(60)
+        command.processes[1].wait(
+            150
+        )  # it may have come when the parent had ended, and waits for it
         until(lambda: not [pid for node in (0, 1) for pid in made.processes(node)], 20)
     runs = command.trials()
     done = [run for run in runs if run.info.status == "FINISHED"]

@@ -90,7 +90,7 @@ def test_what_passed_is_remembered_and_what_is_finished_is_not_rehearsed(own: Ow
     # Another seed, budget or target needs no new rehearsal; another learning rate does.
     shown, outcome = own.run(task, "--seeds=[0,1]", "--workload.target.loss=1")
     assert not shown.rehearsals
-    assert outcome.ran == 2
+    assert (outcome.found, outcome.ran) == (1, 1)  # another target changes no trial
     (own.folder / ".cache" / "rehearsed").unlink()
     shown, outcome = own.run(task)
     assert not shown.rehearsals

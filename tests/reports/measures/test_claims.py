@@ -16,7 +16,7 @@ from tests.reports.measures.claims_store import CLAIM
 # Settings on which no claim depends, that its sides state themselves (workers), that only real data or
 # another kind of partition or fault read, or that the data give the model.
 FREE = re.compile(
-    r"name|workload\.name|seeds|sweep.*|scale\.(workers|threads|accelerator)|.*\.(workers|source|defaults)"
+    r"name|workload\.name|seeds|sweep.*|scale\.(workers|threads|accelerator|nodes|workers_per_node)|.*\.(workers|source|defaults)"
     r"|workload\.data\.arguments\.(cache_dir|on_bad_rows|validation_fraction|test_rows)"
     r"|(.*\.)?partition\.(shards|alpha)|fault\.(rank|step|factor)"
     r"|workload\.task\.arguments\.(integers|categoricals)"
