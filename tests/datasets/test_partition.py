@@ -1,7 +1,6 @@
 """Partition, order and stream: which example goes to which rank at which step."""
 
 from itertools import count
-from threading import Semaphore
 
 import numpy as np
 import pytest
@@ -103,25 +102,6 @@ def test_ranks_that_run_free_take_every_batch_once_and_stop_at_the_same_evaluati
         assert sorted(taken) == sorted(expected)
     assert ranks[0].step > 2 * ranks[1].step
     assert sum(stream.step for stream in ranks) == 120
-
-
-def test_a_rank_draws_its_next_ticket_while_it_trains() -> None:
-    tickets, drawn = count(), Semaphore(0)
-
-    def draw(first: int) -> int:
-        drawn.release()
-        return first + next(tickets)
-
-    stream = TicketStream(BatchOrder(100, 2), draw, own=False, workers=1, every=3)
-    stream.begin()
-    stream.begin()  # the ticket is there
-    for batch in stream:  # while the rank trains on it
-        assert len(batch) == 2
-        assert drawn.acquire(timeout=10)
-    # The last ticket is beyond the segment, and the rank keeps it.
-    assert drawn.acquire(timeout=10)
-    assert not drawn.acquire(timeout=0.1)
-    assert next(tickets) == 4
 
 
 # Partitions
