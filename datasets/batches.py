@@ -1,7 +1,6 @@
 """The order of the training examples: which rank gets which example at which step."""
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -134,9 +133,8 @@ class TicketStream(BatchStream):
 
     All ranks draw tickets from one counter, and a ticket allows one step. A fast rank therefore takes
     more batches than a slow one. Together, the ranks take as many batches as synchronous ranks would.
-    A rank draws its next ticket in a second thread while it trains, so no step waits for the counter. If
-    the ticket is beyond the end of the segment, the rank keeps it for the next segment. Every rank
-    draws its first ticket before any rank trains, so every rank has a batch in every segment.
+    If a rank draws a ticket beyond the end of the segment, it keeps the ticket for the next segment.
+    Every rank draws its first ticket before any rank trains, so every rank has a batch in every segment.
 
     Args:
         order: the order that the batches come from.
@@ -152,12 +150,11 @@ class TicketStream(BatchStream):
     ) -> None:
         super().__init__(order, sharers=workers, every=every)
         self.draw, self.own = draw, own
-        self.first = 0
-        self._thread = ThreadPoolExecutor(1)
-        self._next: Future[int] | None = None
+        self.first, self.held = 0, -1
 
     def begin(self) -> None:
-        self._held().result()
+        if self.held < 0:
+            self.held = self.draw(self.first)
 
     def go_on(self, step: int, evaluations: int) -> int:
         # Asynchronous ranks can be saved together only at an evaluation.
@@ -168,15 +165,11 @@ class TicketStream(BatchStream):
     def __iter__(self) -> Iterator[Rows]:
         stop = (self.segment + 1) * self.every * self.sharers
         self.segment += 1
-        while (ticket := self._held().result()) < stop:
-            self._next = None
-            number = self.step if self.own else ticket
+        while True:
+            self.begin()
+            if self.held >= stop:
+                return
+            number = self.step if self.own else self.held
+            self.held = -1
             self.step += 1
-            self._held()
             yield self.order.batch(number)
-
-    def _held(self) -> "Future[int]":
-        """Returns the ticket that was drawn ahead, or draws one."""
-        if self._next is None:
-            self._next = self._thread.submit(self.draw, self.first)
-        return self._next
